@@ -1,0 +1,28 @@
+"""What every test gets: the same random numbers each time, and `same`, which compares two ways to compute."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(1)
+
+
+@pytest.fixture
+def same():
+    """same(ours, theirs, *inputs): equal values, and equal gradients of every input.
+
+    The gradients of parameters stay in `.grad`, to be compared by the caller.
+    """
+
+    def same(ours, theirs, *inputs, **tolerances):
+        results = []
+        for function in (ours, theirs):
+            leaves = [x.clone().requires_grad_() for x in inputs]
+            out = function(*leaves)
+            out.sin().sum().backward()  # not a plain sum: every output counts differently
+            results.append([out.detach(), *(leaf.grad for leaf in leaves)])
+        torch.testing.assert_close(*results, **tolerances)
+
+    return same
