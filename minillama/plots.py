@@ -1,0 +1,53 @@
+"""Every figure of the course, in one style: readable in grey and by the colour-blind, labels where the lines are."""
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# From Okabe and Ito's palette, the dark ones first; each line also has a dash pattern of its own.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+DASHES = ("-", "--", ":", "-.")
+
+
+def new_figure(title: str, x: str, y: str, width: float = 7.0, height: float = 4.0) -> tuple[Figure, Axes]:
+    """An empty figure whose title asks or answers one question; x and y are the axes' names with their units."""
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.9")
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def label_line(axes: Axes, x: float, y: float, text: str, colour: str, dy: float = 0.0):
+    """Write a line's name at its end, dy points higher."""
+    axes.annotate(
+        text, (x, y), xytext=(5, dy), textcoords="offset points", color=colour, va="center", annotation_clip=False
+    )
+
+
+def loss_curve(metrics: list[dict[str, Any]], name: str) -> Figure:
+    """How the loss of a run went down, in training and on the validation part (rows as in loop.Run.metrics)."""
+    measured = [row for row in metrics if row["validation_loss"] is not None]
+    figure, axes = new_figure(
+        f"{name}: how surprised is the model by the next character?",
+        "training so far (million characters)",
+        "loss (nats per character)",
+    )
+    lines = []
+    for key, rows, text in (("train_loss", metrics, "training"), ("validation_loss", measured, "validation")):
+        if not rows:
+            continue
+        x, y = [row["tokens"] / 1e6 for row in rows], [row[key] for row in rows]
+        i = len(lines)
+        marker = "o" if key == "validation_loss" else None
+        axes.plot(x, y, color=COLOURS[i], linestyle=DASHES[i], marker=marker, markersize=4)
+        lines.append((y[-1], x[-1], text, COLOURS[i]))
+    close = len(lines) == 2 and abs(lines[0][0] - lines[1][0]) < 0.08 * (axes.get_ylim()[1] - axes.get_ylim()[0])
+    for rank, (y, x, text, colour) in enumerate(sorted(lines)):
+        label_line(axes, x, y, f"{text} {y:.2f}", colour, dy=(14 * rank - 7) if close else 0)
+    return figure
