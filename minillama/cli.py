@@ -1,0 +1,310 @@
+"""python -m minillama: fetch the corpus, train, write, and see what a model costs."""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import math
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+from minillama import __version__
+from minillama.recipe import CHOICES, RECIPES, Recipe, find_recipe
+
+DEFAULT_RECIPE = "shakespeare-quick"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. -> exit code: 0 done, 1 the user can mend it, 2 the command line is wrong, 130 Ctrl-C."""
+    options = build_parser().parse_args(arguments)
+    try:
+        options.command(options)
+        return 0
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, TypeError, OSError) as error:
+        if options.traceback:
+            raise
+        print(f"error: {error or type(error).__name__}", file=sys.stderr)
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m minillama",
+        description="Build, train and run a small LLaMA.",
+        epilog="Each command explains itself: python -m minillama train --help",
+    )
+    parser.add_argument("--version", action="version", version=f"minillama {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error comes from")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    data = commands.add_parser("data", help="fetch a data set", description="Fetch a data set, or list them.")
+    data.add_argument("name", nargs="?", help="which one; without it, all are listed")
+    data.set_defaults(command=run_data)
+
+    train = commands.add_parser(
+        "train",
+        help="train a model",
+        description=_recipes_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.add_argument("recipe", nargs="?", default=DEFAULT_RECIPE, help=f"default: {DEFAULT_RECIPE}")
+    train.add_argument("--text", type=Path, help="train on this text file (UTF-8) instead of TinyShakespeare")
+    train.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE); an unfinished run goes on")
+    train.add_argument("--fresh", action="store_true", help="start anew; an earlier run in the folder is set aside")
+    train.add_argument("--weights-only-resume", action="store_true", help="go on without the optimizers' state")
+    _add_device(train)
+    changes = train.add_argument_group("changes to the recipe")
+    for field in dataclasses.fields(Recipe):
+        if field.name not in ("name", "about"):
+            _add_recipe_flag(changes, field)
+    train.set_defaults(command=run_train)
+
+    sample = commands.add_parser("sample", help="let a trained model write", description="Let a trained model write.")
+    sample.add_argument("checkpoint", nargs="?", type=Path, help="a run's folder, or one checkpoint (default: newest)")
+    sample.add_argument("--prompt", default="\n", help="text to begin with (default: a line feed)")
+    sample.add_argument("--tokens", type=int, default=500, metavar="N", help="how many to write (default: 500)")
+    sample.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest (default: 0.8)")
+    sample.add_argument("--top-k", type=int, help="only the K likeliest")
+    sample.add_argument("--top-p", type=float, help="only the likeliest that together reach P")
+    sample.add_argument("--min-p", type=float, help="only those at least P times as likely as the likeliest")
+    sample.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: repeat less")
+    sample.add_argument("--stop", help="end when this character has been written")
+    sample.add_argument("--seed", type=int, help="the same seed writes the same text again")
+    _add_device(sample)
+    sample.set_defaults(command=run_sample)
+
+    info = commands.add_parser("info", help="what a model costs: parameters, operations, memory")
+    info.add_argument("name", nargs="?", help="a preset, a recipe, or a checkpoint; without it, all presets are listed")
+    info.add_argument("--length", type=int, metavar="N", help="tokens in the text (default: all the model can)")
+    info.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of weights and cache")
+    info.set_defaults(command=run_info)
+
+    doctor = commands.add_parser("doctor", help="what this machine has, and what is missing")
+    doctor.set_defaults(command=run_doctor)
+    return parser
+
+
+def _recipes_help() -> str:
+    lines = [f"  {recipe.name:<20} {recipe.about}" for recipe in RECIPES.values()]
+    return "\n".join(["Train a model by a recipe:", "", *lines])
+
+
+def _add_device(parser: argparse.ArgumentParser):
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps (default: the fastest there is)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+
+
+def _add_recipe_flag(group, field: dataclasses.Field):
+    flag = "--" + field.name.replace("_", "-")
+    if field.type is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction)
+    elif field.name in CHOICES:
+        group.add_argument(flag, choices=CHOICES[field.name])
+    elif "float" in str(field.type):
+        group.add_argument(flag, type=float, metavar="X")
+    else:
+        group.add_argument(flag, type=int, metavar="N")
+
+
+def run_data(options):
+    """Fetch one data set, or list them."""
+    from minillama import assets
+
+    if options.name is not None:
+        print(assets.fetch(options.name))
+        return
+    for asset in assets.ASSETS.values():
+        state = "here" if not asset.fault(assets.data_dir() / asset.filename) else "not fetched"
+        print(f"{asset.name:<18} {asset.size / 1e6:6.1f} MB  {state:<12} {asset.licence:<15} {asset.about}")
+
+
+def run_train(options):
+    """Train, then let the model write."""
+    import torch
+
+    from minillama.generate import sample_text
+    from minillama.loop import train
+
+    _set_threads(options)
+    recipe = find_recipe(options.recipe)
+    changes = {f.name: getattr(options, f.name, None) for f in dataclasses.fields(Recipe)}
+    recipe = recipe.but(**{name: value for name, value in changes.items() if value is not None})
+    out = options.out or Path("runs") / recipe.name
+    if options.fresh and out.exists():
+        print(f"{out}: the run that was there is now {set_aside(out)}")
+    text = None if options.text is None else read_text(options.text)
+    run = train(
+        recipe, text, out=out, device=options.device, weights_only_resume=options.weights_only_resume,
+        progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    if not run.finished:
+        return
+    loss = run.validation_loss
+    print(
+        f"\n{out}: {run.model.n_parameters:,} parameters, {run.step:,} steps, "
+        f"{run.metrics[-1]['seconds']:,.0f} s with {torch.get_num_threads()} threads\n"
+        f"validation loss {loss:.4f} nats per character on all of the last tenth of the text "
+        f"({loss / math.log(2):.3f} bits; as unsure as among {math.exp(loss):.2f} characters)\n"
+    )
+    print(sample_text(run.model, run.tokenizer, n_new=400, seed=0))
+    print(f"\nMore: python -m minillama sample {out}")
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a folder to a name that is free, and return that."""
+    aside = next(p for n in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}.old-{n}")).exists())
+    return folder.rename(aside)
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file. Errors: ValueError, OSError that name the file."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
+
+
+def run_sample(options):
+    """Write text, token by token, until it is enough or Ctrl-C."""
+    import torch
+
+    from minillama.devices import pick_device
+    from minillama.generate import stream
+    from minillama.saving import open_checkpoint
+
+    _set_threads(options)
+    if options.tokens < 1:
+        raise ValueError(f"--tokens {options.tokens}; expected at least 1")
+    checkpoint = open_checkpoint(options.checkpoint or newest_run(), report=_to_stderr)
+    model, tokenizer = checkpoint.model.to(pick_device(options.device)), checkpoint.tokenizer
+    device = next(model.parameters()).device
+    generator = torch.Generator(device)
+    generator.manual_seed(options.seed) if options.seed is not None else generator.seed()
+    tokens = torch.tensor([tokenizer.encode(options.prompt)], dtype=torch.long, device=device)
+    stop = None if options.stop is None else tokenizer.encode(options.stop)[-1]
+    print(options.prompt, end="", flush=True)
+    for new in stream(
+        model, tokens, options.tokens, generator=generator, temperature=options.temperature, top_k=options.top_k,
+        top_p=options.top_p, min_p=options.min_p, repetition_penalty=options.repetition_penalty,
+    ):  # fmt: skip
+        print(tokenizer.decode(new.tolist()), end="", flush=True)
+        if new.item() == stop:
+            break
+    print()
+
+
+def newest_run() -> Path:
+    """The run that was written to last. Errors: FileNotFoundError that says how to make one."""
+    runs = [folder.parent for folder in Path("runs").glob("*/step-*")]
+    if not runs:
+        raise FileNotFoundError("runs: no trained model here; train one with: python -m minillama train")
+    return max(runs, key=lambda run: run.stat().st_mtime)
+
+
+def run_info(options):
+    """Print what a preset, a recipe or a checkpoint costs."""
+    from minillama.config import PRESETS, Config
+    from minillama.info import costs, quantity
+    from minillama.saving import newest_checkpoint, read_json
+
+    if options.name is None:
+        print(f"{'preset':<16} {'parameters':>16}  layers  d_model  heads  kv heads    d_ff  vocabulary  max_len")
+        for name, config in PRESETS.items():
+            c = config
+            print(
+                f"{name:<16} {costs(config).n_parameters:>16,}  {c.n_layers:>6}  {c.d_model:>7}  {c.n_heads:>5}  "
+                f"{c.n_kv_heads:>8}  {c.d_ff:>6}  {c.vocab_size:>10}  {c.max_len:>7}"
+            )
+        return
+    if options.name in PRESETS:
+        config = PRESETS[options.name]
+    elif options.name in RECIPES:
+        config = RECIPES[options.name].config(vocab_size=65)
+    elif Path(options.name).is_dir():
+        folder = newest_checkpoint(Path(options.name))
+        if folder is None:
+            raise FileNotFoundError(f"{options.name}: no checkpoint in this folder")
+        config = Config.from_dict(read_json(folder / "config.json")["config"], f"{folder / 'config.json'}: ")
+    else:
+        names = ", ".join([*PRESETS, *RECIPES])
+        raise ValueError(f"{options.name!r} is no preset, recipe or folder; presets and recipes: {names}")
+    n_bytes = {"float32": 4, "bfloat16": 2}[options.dtype]
+    length = config.max_len if options.length is None else options.length
+    if not 1 <= length <= 2**24:
+        raise ValueError(f"--length {length}; expected 1 to {2**24}")
+    cost = costs(config, length, n_bytes)
+    for field, value in config.to_dict().items():
+        print(f"{field:<24} {value}")
+    print(f"{'parameters':<24} {cost.n_parameters:,}  ({cost.n_embedding:,} of them in embedding and output)")
+    print(f"{'operations per token':<24} {quantity(cost.flops_per_token, 'FLOP')} at token {length:,}")
+    print(f"{'the same, training':<24} {quantity(cost.training_flops_per_token, 'FLOP')}, windows of {length:,}")
+    print(f"{'memory, weights':<24} {quantity(cost.weights_bytes, 'B')} in {options.dtype}")
+    per_token = quantity(cost.cache_bytes_per_token, "B")
+    print(f"{'memory, KV cache':<24} {quantity(cost.cache_bytes, 'B')} for {length:,} tokens ({per_token} each)")
+    print(f"{'memory, training':<24} {quantity(cost.training_bytes, 'B')} and activations, float32 with AdamW")
+
+
+def run_doctor(options):
+    """Print versions, device, cores, and how to get what is missing."""
+    import torch
+
+    from minillama import assets, devices
+
+    print(f"{'minillama':<16} {__version__}   ({Path(__file__).parent})")
+    print(f"{'python':<16} {platform.python_version()}   {platform.platform()}")
+    for package, what_for in PACKAGES.items():
+        try:
+            print(f"{package:<16} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            print(f"{package:<16} missing: {what_for}; pip install {package}")
+    print(f"{'cores':<16} {os.cpu_count()}, torch uses {torch.get_num_threads()} threads")
+    print(f"{'devices':<16} {', '.join(devices.available_devices())}")
+    if torch.cuda.is_available():
+        print(f"{'GPU':<16} {torch.cuda.get_device_name()}")
+    else:
+        print(f"{'GPU':<16} none that this torch build can use; see https://pytorch.org/get-started/locally/")
+    pays = devices.bf16_pays(devices.pick_device())
+    print(f"{'bfloat16':<16} {'faster than float32 here' if pays else 'not faster here: training uses float32'}")
+    missing = "none: training runs without torch.compile, somewhat slower; install g++ or clang"
+    print(f"{'C++ compiler':<16} {devices.compiler() or missing}")
+    for asset in assets.ASSETS.values():
+        fault = asset.fault(assets.data_dir() / asset.filename)
+        state = "here" if not fault else f"{fault}; python -m minillama data {asset.name}"
+        print(f"{asset.name:<16} {state}")
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    print(f"{'disk':<16} {free:.1f} GB free here{'' if free > 1 else '; training needs some megabytes'}")
+
+
+PACKAGES = {
+    "torch": "everything",
+    "numpy": "torch and matplotlib want it",
+    "safetensors": "reads and writes weights",
+    "tqdm": "progress bars",
+    "matplotlib": "figures",
+    "sentencepiece": "tokenizers of chapter 02",
+    "jupyter": "opens the notebooks",
+    "nbval": "checks the notebooks",
+    "pytest": "runs the tests",
+    "transformers": "only for tests that compare with Hugging Face",
+}
+
+
+def _set_threads(options):
+    import torch
+
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"--threads {options.threads}; expected at least 1")
+        torch.set_num_threads(options.threads)
+
+
+def _to_stderr(line: str):
+    print(line, file=sys.stderr)

@@ -1,0 +1,198 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from minillama import cli, devices
+from minillama.assets import ASSETS
+from minillama.config import PRESETS
+from minillama.recipe import RECIPES
+from minillama.saving import read_json
+from tests.test_loop import TEXT
+
+TRAIN = "train shakespeare-taste --text text.txt --steps 6 --d-model 12 --length 8 --batch-size 4 --d-ff 16".split()
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text(TEXT)
+
+
+def said(capsys, *arguments, code=0):
+    assert cli.main(list(arguments)) == code
+    return capsys.readouterr()
+
+
+def failed(capsys, *arguments):
+    """The one error line of a command that must fail, without a traceback."""
+    error = said(capsys, *arguments, code=1).err
+    assert error.startswith("error: ") and "Traceback" not in error
+    return error
+
+
+def test_training_ends_with_the_loss_and_a_sample_that_the_sample_command_continues(capsys):
+    out = said(capsys, *TRAIN).out
+    assert re.search(r"validation loss \d\.\d{4} nats per character", out)
+    assert "python -m minillama sample runs/shakespeare-taste" in out
+    first, second, other = (said(capsys, "sample", "--tokens", "40", "--seed", seed).out for seed in "112")
+    assert first == second != other and len(first) == 42  # a line feed before, one after
+    assert said(capsys, "sample", "--tokens", "9", "--temperature", "0", "--prompt", "my lord").out.startswith(
+        "my lord"
+    )
+
+
+def test_a_finished_run_is_shown_again_and_fresh_sets_it_aside(capsys):
+    said(capsys, *TRAIN)
+    stamp = os.stat("runs/shakespeare-taste/metrics.csv").st_mtime_ns
+    assert "validation loss" in said(capsys, *TRAIN).out
+    assert os.stat("runs/shakespeare-taste/metrics.csv").st_mtime_ns == stamp
+    assert "shakespeare-taste.old-1" in said(capsys, *TRAIN, "--fresh").out
+    assert sorted(os.listdir("runs")) == ["shakespeare-taste", "shakespeare-taste.old-1"]
+
+
+def test_stop_ends_the_text(capsys):
+    said(capsys, *TRAIN)
+    out = said(capsys, "sample", "--tokens", "2000", "--stop", " ", "--seed", "3").out
+    assert out.endswith(" \n") and out.strip("\n").count(" ") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["sample"], "python -m minillama train"),
+        (["sample", "nowhere"], "nowhere: no checkpoint here"),
+        (["train", "nope"], "shakespeare-quick"),
+        (["train", "--text", "absent.txt"], "absent.txt"),
+        (["train", "--lr", "-1"], "lr=-1.0"),
+        (["train", "--d-model", "7"], "d_model=7"),
+        (["train", "--threads", "0"], "--threads 0"),
+        ([*TRAIN, "--device", "tpu"], "'tpu'"),
+        (["info", "nope"], "llama-2-7b"),
+        (["info", "tiny", "--length", "0"], "--length 0"),
+        (["data", "nope"], "tinyshakespeare"),
+    ],
+)
+def test_a_users_mistake_gets_one_line_and_exit_code_1(capsys, arguments, expected):
+    assert expected in failed(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        (["--temperature", "-1"], "temperature=-1.0"), (["--top-k", "0"], "top_k=0"), (["--top-p", "2"], "top_p=2.0"),
+        (["--min-p", "-1"], "min_p=-1.0"), (["--repetition-penalty", "0"], "repetition_penalty=0.0"),
+        (["--prompt", ""], "prompt is empty"), (["--prompt", "naïve"], "'ï' (U+00EF) at position 2"),
+        (["--stop", "é"], "U+00E9"), (["--tokens", "-3"], "--tokens -3"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_of_sample_is_named(capsys, setting, expected):
+    said(capsys, *TRAIN)
+    assert expected in failed(capsys, "sample", *setting)
+
+
+def test_text_that_is_not_utf8_is_refused_with_the_place(capsys):
+    with open("text.txt", "wb") as file:
+        file.write(b"good so far \xff\xfe")
+    assert "text.txt: byte 12 is not UTF-8" in failed(capsys, *TRAIN)
+
+
+def test_a_damaged_run_is_named_not_traced(capsys):
+    said(capsys, *TRAIN)
+    for path in Path("runs").glob("*/step-*/config.json"):
+        path.write_text("{")
+    assert "config.json" in failed(capsys, "sample")
+
+
+def test_traceback_shows_where_an_error_comes_from():
+    with pytest.raises(FileNotFoundError):
+        cli.main(["--traceback", "sample"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["nope"], ["train", "--steps", "many"], ["sample", "--tokens", "few"]])
+def test_a_wrong_command_line_exits_with_2(arguments):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(arguments)
+    assert exit.value.code == 2
+
+
+@pytest.mark.parametrize("command", ["data", "train", "sample", "info", "doctor"])
+def test_every_command_explains_itself(capsys, command):
+    with pytest.raises(SystemExit) as exit:
+        cli.main([command, "--help"])
+    assert exit.value.code == 0 and "--help" in capsys.readouterr().out
+
+
+def test_info_lists_the_presets_and_shows_one(capsys):
+    listed = said(capsys, "info").out
+    assert all(name in listed for name in PRESETS) and "6,738,415,616" in listed
+    shown = said(capsys, "info", "llama-2-70b", "--length", "4096").out
+    assert "68,976,648,192" in shown and "138 GB in bfloat16" in shown
+    assert "1.34 GB for 4,096 tokens (328 kB each)" in shown  # 2 * 80 layers * 8 heads * 128 numbers * 2 bytes
+    assert "800,000" in said(capsys, "info", "shakespeare-quick").out
+
+
+def test_info_shows_a_checkpoint(capsys):
+    said(capsys, *TRAIN)
+    assert re.search(r"d_model +12\n", said(capsys, "info", "runs/shakespeare-taste").out)
+
+
+def test_doctor_names_what_is_missing_and_how_to_get_it(capsys, monkeypatch):
+    monkeypatch.setitem(cli.PACKAGES, "no-such-package", "nothing")
+    monkeypatch.setattr(devices, "compiler", lambda: None)
+    monkeypatch.setenv("MINILLAMA_DATA", "empty")
+    out = said(capsys, "doctor").out
+    assert "pip install no-such-package" in out and "install g++" in out
+    assert "python -m minillama data tinyshakespeare" in out and "torch" in out
+
+
+def test_data_lists_what_is_here_and_what_is_not(capsys, monkeypatch):
+    monkeypatch.setenv("MINILLAMA_DATA", "empty")
+    assert re.search(r"tinyshakespeare .* not fetched .* public domain", said(capsys, "data").out)
+    assert len(ASSETS) == said(capsys, "data").out.count("\n")
+
+
+def minillama(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "minillama", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        **options,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_while_training_saves_and_the_same_command_goes_on(capsys):
+    endless = [*TRAIN, "--steps", "20000", "--evaluations", "20000"]
+    process = minillama(*endless)
+    deadline = time.monotonic() + 60
+    while not os.path.exists("runs/shakespeare-taste/metrics.csv") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    stopped = re.search(r"stopped after step ([\d,]+) of 20,000 runs/shakespeare-taste; the same command goes on", out)
+    assert process.returncode == 0 and stopped and "Traceback" not in err
+    newest = sorted(os.listdir("runs/shakespeare-taste"))[-1]
+    step = int(stopped[1].replace(",", ""))
+    assert newest == f"step-{step:07d}"
+    assert read_json(Path("runs/shakespeare-taste", newest, "training.json"))["step"] == step
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_and_a_closed_pipe_end_a_sample_without_a_traceback(capsys):
+    said(capsys, *TRAIN)
+    process = minillama("sample", "--tokens", "1000000")
+    process.stdout.read(20)
+    process.send_signal(signal.SIGINT)
+    assert "Traceback" not in process.communicate(timeout=60)[1] and process.returncode == 130
+    process = minillama("sample", "--tokens", "100000")
+    process.stdout.read(20)
+    process.stdout.close()  # like `| head`
+    assert process.wait(timeout=60) == 0 and process.stderr.read() == ""
+
+
+def test_names_of_recipes_say_what_they_train():
+    assert list(RECIPES) == ["shakespeare-taste", "shakespeare-quick", "shakespeare-best"]
