@@ -193,9 +193,9 @@ def fetch(name: str, folder: str | Path | None = None, report: Callable[[str], o
     )
 
 
-def corpus(name: str = "tinyshakespeare") -> str:
+def corpus(name: str = "tinyshakespeare", report: Callable[[str], object] = print) -> str:
     """The text of an asset, fetched if need be: UTF-8, line ends untouched. Errors: as `fetch`."""
-    return fetch(name).read_bytes().decode("utf-8")
+    return fetch(name, report=report).read_bytes().decode("utf-8")
 
 
 ASSETS: dict[str, Asset] = {

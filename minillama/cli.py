@@ -81,6 +81,23 @@ def build_parser() -> argparse.ArgumentParser:
     _add_device(sample)
     sample.set_defaults(command=run_sample)
 
+    evaluate = commands.add_parser("evaluate", help="measure a trained model's validation loss again")
+    evaluate.add_argument(
+        "checkpoint", nargs="?", type=Path, help="a run's folder, or one checkpoint (default: newest)"
+    )
+    evaluate.add_argument("--text", type=Path, help="the text it was trained on (default: TinyShakespeare)")
+    evaluate.set_defaults(command=run_evaluate)
+
+    certify = commands.add_parser("certify", help="prove what a falling loss does not: no look into the future, ...")
+    certify.add_argument("checkpoint", nargs="?", type=Path, help="a run's folder, or one checkpoint (default: newest)")
+    certify.set_defaults(command=run_certify)
+
+    pack = commands.add_parser("pack", help="make a run small enough to ship: bfloat16, measured, certified")
+    pack.add_argument("run", type=Path, help="a run's folder")
+    pack.add_argument("folder", type=Path, help="where to write it")
+    pack.add_argument("--text", type=Path, help="the text it was trained on (default: TinyShakespeare)")
+    pack.set_defaults(command=run_pack)
+
     info = commands.add_parser("info", help="what a model costs: parameters, operations, memory")
     info.add_argument("name", nargs="?", help="a preset, a recipe, or a checkpoint; without it, all presets are listed")
     info.add_argument("--length", type=int, metavar="N", help="tokens in the text (default: all the model can)")
@@ -130,6 +147,7 @@ def run_train(options):
     """Train, then let the model write."""
     import torch
 
+    from minillama.distributed import Processes
     from minillama.generate import sample_text
     from minillama.loop import train
 
@@ -138,14 +156,14 @@ def run_train(options):
     changes = {f.name: getattr(options, f.name, None) for f in dataclasses.fields(Recipe)}
     recipe = recipe.but(**{name: value for name, value in changes.items() if value is not None})
     out = options.out or Path("runs") / recipe.name
-    if options.fresh and out.exists():
+    if options.fresh and out.exists() and Processes.here().is_first:
         print(f"{out}: the run that was there is now {set_aside(out)}")
     text = None if options.text is None else read_text(options.text)
     run = train(
         recipe, text, out=out, device=options.device, weights_only_resume=options.weights_only_resume,
         progress=sys.stderr.isatty(),
     )  # fmt: skip
-    if not run.finished:
+    if not run.finished or not Processes.here().is_first:
         return
     loss = run.validation_loss
     print(
@@ -202,11 +220,71 @@ def run_sample(options):
 
 
 def newest_run() -> Path:
-    """The run that was written to last. Errors: FileNotFoundError that says how to make one."""
+    """The run that was written to last, or else the model that ships with the repository.
+
+    Errors: FileNotFoundError that says how to make one.
+    """
+    from minillama.assets import data_dir
+
     runs = [folder.parent for folder in Path("runs").glob("*/step-*")]
-    if not runs:
+    if runs:
+        return max(runs, key=lambda run: run.stat().st_mtime)
+    shipped = data_dir() / "shakespeare-best"
+    if not shipped.is_dir():
         raise FileNotFoundError("runs: no trained model here; train one with: python -m minillama train")
-    return max(runs, key=lambda run: run.stat().st_mtime)
+    return shipped
+
+
+def run_evaluate(options):
+    """Measure the validation loss, and say whether it is the one that is stored. Exit code 1 if it is not."""
+    from minillama.pack import validation_loss
+    from minillama.saving import open_checkpoint
+
+    checkpoint = open_checkpoint(options.checkpoint or newest_run(), report=_to_stderr)
+    loss, stored = validation_loss(checkpoint, text_of(options)), checkpoint.training["validation_loss"]
+    print(f"{checkpoint.folder}: validation loss {loss:.4f} nats per token, measured now")
+    if stored is None or abs(loss - stored) > 1e-3:
+        raise ValueError(f"{checkpoint.folder / 'training.json'}: validation_loss {stored}, measured now {loss:.4f}")
+    print(f"stored with it: {stored:.4f}, the same")
+
+
+def run_certify(options):
+    """Print the certificate. Exit code 1 if a property fails."""
+    from minillama.certify import certify
+    from minillama.saving import open_checkpoint
+
+    checkpoint = open_checkpoint(options.checkpoint or newest_run(), report=_to_stderr)
+    certificate = certify(checkpoint.model)
+    print(f"{checkpoint.folder}\n{certificate}")
+    if not certificate.passed:
+        raise ValueError(f"{checkpoint.folder}: not certified: {', '.join(certificate.failed)}")
+
+
+def run_pack(options):
+    """Write a run in its small form."""
+    from minillama.pack import pack
+    from minillama.saving import newest_checkpoint, read_json
+
+    newest = newest_checkpoint(options.run)
+    if newest is None:
+        raise FileNotFoundError(f"{options.run}: no checkpoint here; give the folder of a run")
+    recipe = read_json(newest / "training.json")["identity"]["recipe"]
+    command = "python -m minillama train " + recipe["name"]
+    if recipe["name"] in RECIPES:
+        for field in dataclasses.fields(Recipe):
+            flag, value = field.name.replace("_", "-"), recipe[field.name]
+            if value != getattr(RECIPES[recipe["name"]], field.name):
+                command += f" --{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f" --{flag} {value}"
+    packed = pack(options.run, options.folder, text_of(options), command)
+    size = sum(file.stat().st_size for file in packed.folder.iterdir())
+    print(f"{packed.folder}: {size / 1e6:.2f} MB, validation loss {packed.training['validation_loss']:.4f}, certified")
+
+
+def text_of(options) -> str:
+    """The text of --text, or TinyShakespeare."""
+    from minillama.assets import corpus
+
+    return corpus(report=_to_stderr) if options.text is None else read_text(options.text)
 
 
 def run_info(options):

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +17,16 @@ from tqdm.auto import tqdm
 
 from minillama.assets import corpus
 from minillama.block import Parts
+from minillama.certify import certify
 from minillama.contexts import dropout, stop_on_ctrl_c
 from minillama.data import Batches, split
 from minillama.devices import bf16_pays, compiler, pick_device
+from minillama.distributed import Processes
 from minillama.files import replacing
 from minillama.generate import sample_text
 from minillama.llama import Llama
 from minillama.recipe import Recipe, find_recipe
-from minillama.records import differences, random_state, read_metrics, set_random_state, write_metrics
+from minillama.records import differences, read_metrics, seed_everything, write_metrics
 from minillama.saving import clean_up, newest_checkpoint, open_checkpoint, read_state, save_checkpoint
 from minillama.tokenizer import CharTokenizer
 from minillama.train import build_optimizers, clip_gradients, evaluate, learning_rate, next_token_loss
@@ -80,14 +82,22 @@ def train(
     those of an uninterrupted one. Without `out` nothing is saved.
     Ctrl-C ends the step, saves, and returns the run as it is; a second Ctrl-C stops at once.
     weights_only_resume: go on even if the checkpoint has no optimizer state, from its weights alone.
+    Under torchrun the processes share every batch; the first one reports and saves.
     Errors: ValueError if text, recipe or an earlier run don't fit; TrainingDiverged; OSError.
     """
     recipe = find_recipe(recipe)
     text = corpus() if text is None else text
-    tokenizer = CharTokenizer.train(text)
-    trainer = Trainer(recipe, text, tokenizer, parts, pick_device(device), None if out is None else Path(out), report)
-    trainer.resume(weights_only_resume)
-    trainer.run_steps(progress)
+    tokenizer, folder, processes = CharTokenizer.train(text), None if out is None else Path(out), Processes.here()
+    where = pick_device(device)
+    if where.type == "cuda" and processes.count > 1:
+        where = torch.device("cuda", processes.local_rank)
+        torch.cuda.set_device(where)
+    if not processes.is_first:
+        progress, report = False, lambda line: None
+    with processes.connected(where):
+        trainer = Trainer(recipe, text, tokenizer, parts, where, folder, report, processes)
+        trainer.resume(weights_only_resume)
+        trainer.run_steps(progress)
     trainer.run.model.eval()
     return trainer.run
 
@@ -95,25 +105,28 @@ def train(
 class Trainer:
     """The state of a training run, between steps."""
 
-    def __init__(self, recipe, text, tokenizer, parts, device, folder, report):
-        self.device, self.report = device, report
+    def __init__(self, recipe, text, tokenizer, parts, device, folder, report, processes):
+        processes.check_batch_size(recipe.batch_size)
+        self.device, self.report, self.processes = device, report, processes
         self.train_tokens, self.validation_tokens = split(torch.tensor(tokenizer.encode(text)))
         if len(self.validation_tokens) < 2:
             raise ValueError(f"{len(self.train_tokens)} tokens leave no validation part (a tenth); use more text")
         self.batches = Batches(self.train_tokens, recipe.batch_size, recipe.length, recipe.seed)
-        torch.manual_seed(recipe.seed)
+        seed_everything((recipe.seed,))
         self.model = Llama(recipe.config(tokenizer.vocab_size), parts).to(device)
         self.average = copy.deepcopy(self.model) if recipe.average else self.model
         self.optimizers = build_optimizers(self.model, recipe)
         self.peaks = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
         precision = recipe.precision
         if precision == "auto":
-            precision = "bf16" if bf16_pays(device) else "fp32"
+            pays = processes.mean(torch.tensor([float(bf16_pays(device))], device=device))  # all must agree
+            precision = "bf16" if pays.item() >= 0.5 else "fp32"
         # What can't be changed without changing the result a little, besides the recipe itself.
         self.circumstances = {
             "torch": str(torch.__version__),
             "device": device.type,
             "threads": torch.get_num_threads(),
+            "processes": processes.count,
             "precision": precision,
             "compiled": recipe.compile and (device.type != "cpu" or compiler() is not None),
         }
@@ -131,7 +144,8 @@ class Trainer:
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        clean_up(folder)
+        if self.processes.is_first:
+            clean_up(folder)
         newest = newest_checkpoint(folder, self.report)
         if newest is None:
             return
@@ -161,7 +175,6 @@ class Trainer:
         self.model.load_state_dict(state["weights"])
         for optimizer, optimizer_state in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(optimizer_state)
-        set_random_state(state["random"])
         if not self.run.finished:
             self.report(f"{newest}: going on from step {self.run.step:,} of {self.run.recipe.steps:,}")
 
@@ -170,14 +183,16 @@ class Trainer:
         run, recipe = self.run, self.run.recipe
         if run.finished:
             return
-        forward = torch.compile(self.model) if self.circumstances["compiled"] else self.model
+        forward = self.processes.parallel(self.model)
+        forward = torch.compile(forward) if self.circumstances["compiled"] else forward
         evaluate_every, log_every = math.ceil(recipe.steps / recipe.evaluations), max(1, recipe.steps // LOG_ROWS)
         started, began, losses, to_evaluate = time.perf_counter(), self.seconds, [], False
         bar = tqdm(total=recipe.steps, initial=run.step, unit="step", disable=not progress, dynamic_ncols=True)
         self.model.train()
         with bar, dropout(self.model, recipe.dropout), stop_on_ctrl_c(self.report) as stop:
-            while not run.finished and not stop.is_set():
-                loss, norm = self.step(forward)
+            stopping = False
+            while not run.finished and not stopping:
+                loss, norm, stopping = self.step(forward, stop.is_set)
                 losses.append(loss)
                 run.step += 1
                 self.seconds = began + time.perf_counter() - started
@@ -191,15 +206,16 @@ class Trainer:
                     self.evaluate(write=bar.write if progress else self.report)
                     self.seconds = began + time.perf_counter() - started
                     self.save()
-            if stop.is_set() and not run.finished:
+            if stopping and not run.finished:
                 if not to_evaluate:
                     self.save()
                 where = f" {run.folder}; the same command goes on from here" if run.folder else ""
                 self.report(f"stopped after step {run.step:,} of {recipe.steps:,}{where}")
 
-    def step(self, forward) -> tuple[float, float]:
-        """One optimizer step. -> loss in nats per token, length of the gradient before clipping"""
+    def step(self, forward, stopped: Callable[[], bool]) -> tuple[float, float, bool]:
+        """One optimizer step. -> loss in nats per token, gradient norm before clipping, is any process stopped?"""
         recipe, total = self.run.recipe, 0.0
+        seed_everything((recipe.seed, self.run.step, self.processes.rank))
         factor = learning_rate(
             self.run.step, peak=1.0, warmup_steps=recipe.warmup_steps, total_steps=recipe.steps, shape=recipe.schedule
         )
@@ -208,12 +224,14 @@ class Trainer:
             group["lr"] = peak * factor
         autocast = self.circumstances["precision"] == "bf16"
         for part in range(recipe.accumulate):
-            tokens, targets = self.batches(self.run.step * recipe.accumulate + part)
+            batch = self.batches(self.run.step * recipe.accumulate + part)
+            tokens, targets = (self.processes.share(side) for side in batch)
             with torch.autocast(self.device.type, torch.bfloat16) if autocast else nullcontext():
                 logits = forward(tokens.to(self.device))
             loss = next_token_loss(logits, targets.to(self.device)) / recipe.accumulate
             loss.backward()
             total += loss.item()
+        total, stops = self.processes.mean(torch.tensor([total, float(stopped())], device=self.device)).tolist()
         norm = clip_gradients(self.model.parameters(), recipe.max_norm).item()
         if not math.isfinite(total) or not math.isfinite(norm):
             raise TrainingDiverged(self._diverged(total, norm))
@@ -225,7 +243,7 @@ class Trainer:
             with torch.no_grad():
                 for mean, weight in zip(self.average.parameters(), self.model.parameters(), strict=True):
                     mean.lerp_(weight, 1 - share)
-        return total, norm
+        return total, norm, stops > 0
 
     def _diverged(self, loss: float, norm: float) -> str:
         def first(tensors: Iterator[tuple[str, Tensor | None]]) -> str | None:
@@ -243,6 +261,8 @@ class Trainer:
     def evaluate(self, write):
         """Measure the loss on the whole validation part, and let the model say something."""
         run = self.run
+        if not self.processes.is_first:
+            return
         run.metrics[-1]["validation_loss"] = evaluate(run.model, self.validation_tokens, run.recipe.length)
         said = sample_text(run.model, run.tokenizer, n_new=80, seed=run.step).replace("\n", " / ")
         write(f"step {run.step:,}: validation loss {run.validation_loss:.4f}   {said}")
@@ -263,20 +283,21 @@ class Trainer:
         from minillama import plots  # matplotlib takes a second to import: not before it is needed
 
         run = self.run
-        if run.folder is None:
+        if run.folder is None or not self.processes.is_first:
             return
-        training = {"step": run.step, "seconds": self.seconds, "validation_loss": None}
-        if not math.isnan(run.validation_loss):
-            training["validation_loss"] = run.validation_loss
+        row = run.metrics[-1] if run.metrics and run.metrics[-1]["step"] == run.step else {}
+        training = {"step": run.step, "seconds": self.seconds, "validation_loss": row.get("validation_loss")}
         training |= {"identity": self.identity, "circumstances": self.circumstances}
         state = {
             "weights": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "random": random_state(),
         }
         write_metrics(run.folder / "metrics.csv", run.metrics)
         save_checkpoint(run.folder / f"step-{run.step:07d}", run.model, run.tokenizer, training, state)
         clean_up(run.folder)
+        if run.finished:
+            with replacing(run.folder / "certificate.txt") as file:
+                file.write(f"{certify(run.model)}\n".encode())
         if run.metrics:
             figure = plots.loss_curve(run.metrics, run.recipe.name)
             with replacing(run.folder / "loss.png") as file:

@@ -111,7 +111,7 @@ RECIPES = {
             "shakespeare-best",
             "about fifteen minutes on two cores: the best that 1.8 million parameters give",
             d_model=192, n_layers=4, n_heads=3, d_ff=512, length=256,
-            steps=6000, batch_size=12, lr=4e-3, dropout=0.1, compile=True, evaluations=10,
+            steps=4600, batch_size=12, lr=4e-3, warmup_steps=100, dropout=0.15, compile=True,
         ),
     )
 }  # fmt: skip

@@ -48,17 +48,22 @@ def save_checkpoint(
     tokenizer: CharTokenizer,
     training: dict[str, Any],
     state: dict[str, Any] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    extra: dict[str, bytes] | None = None,
 ):
     """Write a checkpoint. `training` is JSON; `state` (tensors, numbers, text) is only for resuming.
 
+    dtype: what the weights are stored as (default: what they are). extra: more files, name -> content.
     It appears in one step, when all of it is written, and so replaces one that was there.
     Errors: DiskFull, other OSError; whatever was saved before stays.
     """
     files = {
         "config.json": _json({"config": model.config.to_dict(), "parts": model.parts.names()}),
         "tokenizer.json": _json(tokenizer.to_dict()),
-        "model.safetensors": safetensors.torch.save(weights_to_save(model)),
+        "model.safetensors": safetensors.torch.save(weights_to_save(model, dtype)),
         "training.json": _json(training),
+        **(extra or {}),
     }
     if state is not None:
         buffer = io.BytesIO()

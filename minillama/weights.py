@@ -144,10 +144,14 @@ def load_weights(model: nn.Module, path: str | Path, allow_nonfinite: bool = Fal
                 parameter.copy_(weights[name])
 
 
-def weights_to_save(model: nn.Module) -> dict[str, Tensor]:
-    """The model's tensors by name, each stored once: the output layer of a tied model is left out."""
+def weights_to_save(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """The model's tensors by name, as dtype, each stored once: the output layer of a tied model is left out."""
     tied = _tied_names(model)
-    return {name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items() if name not in tied}
+    kept = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items() if name not in tied}
+    return {
+        name: tensor.to(dtype if tensor.is_floating_point() else None, copy=True).contiguous()
+        for name, tensor in kept.items()
+    }
 
 
 def _tied_names(model: nn.Module) -> dict[str, str]:

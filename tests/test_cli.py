@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import pytest
 from minillama import cli, devices
 from minillama.assets import ASSETS
 from minillama.config import PRESETS
+from minillama.files import sha256
 from minillama.recipe import RECIPES
 from minillama.saving import read_json
 from tests.test_loop import TEXT
@@ -65,7 +67,6 @@ def test_stop_ends_the_text(capsys):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["sample"], "python -m minillama train"),
         (["sample", "nowhere"], "nowhere: no checkpoint here"),
         (["train", "nope"], "shakespeare-quick"),
         (["train", "--text", "absent.txt"], "absent.txt"),
@@ -111,7 +112,12 @@ def test_a_damaged_run_is_named_not_traced(capsys):
 
 def test_traceback_shows_where_an_error_comes_from():
     with pytest.raises(FileNotFoundError):
-        cli.main(["--traceback", "sample"])
+        cli.main(["--traceback", "sample", "nowhere"])
+
+
+def test_without_any_model_sample_says_how_to_make_one(capsys, monkeypatch):
+    monkeypatch.setenv("MINILLAMA_DATA", "empty")
+    assert "python -m minillama train" in failed(capsys, "sample")
 
 
 @pytest.mark.parametrize("arguments", [[], ["nope"], ["train", "--steps", "many"], ["sample", "--tokens", "few"]])
@@ -121,7 +127,7 @@ def test_a_wrong_command_line_exits_with_2(arguments):
     assert exit.value.code == 2
 
 
-@pytest.mark.parametrize("command", ["data", "train", "sample", "info", "doctor"])
+@pytest.mark.parametrize("command", ["data", "train", "sample", "evaluate", "certify", "pack", "info", "doctor"])
 def test_every_command_explains_itself(capsys, command):
     with pytest.raises(SystemExit) as exit:
         cli.main([command, "--help"])
@@ -135,6 +141,29 @@ def test_info_lists_the_presets_and_shows_one(capsys):
     assert "68,976,648,192" in shown and "138 GB in bfloat16" in shown
     assert "1.34 GB for 4,096 tokens (328 kB each)" in shown  # 2 * 80 layers * 8 heads * 128 numbers * 2 bytes
     assert "800,000" in said(capsys, "info", "shakespeare-quick").out
+
+
+def test_a_run_is_measured_again_certified_and_packed(capsys):
+    said(capsys, *TRAIN)
+    run = "runs/shakespeare-taste"
+    assert "the same" in said(capsys, "evaluate", "--text", "text.txt").out
+    assert said(capsys, "certify", run).out.endswith("certified\n")
+    assert "certified" in said(capsys, "pack", run, "small", "--text", "text.txt").out
+    command = read_json(Path("small/training.json"))["command"]
+    assert command.startswith("python -m minillama train shakespeare-taste --d-model 12") and "--steps 6" in command
+    assert "trained on a text with SHA-256" in failed(capsys, "evaluate", run)
+
+
+def test_a_stored_loss_that_is_not_the_models_is_noticed(capsys):
+    said(capsys, *TRAIN, "--evaluations", "1")
+    (checkpoint,) = Path("runs/shakespeare-taste").glob("step-*")
+    training = read_json(checkpoint / "training.json")
+    (checkpoint / "training.json").write_text(json.dumps(training | {"validation_loss": 1.0}))
+    manifest = read_json(checkpoint / "manifest.json")
+    path = checkpoint / "training.json"
+    manifest["training.json"] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    assert "validation_loss 1.0, measured now" in failed(capsys, "evaluate", "--text", "text.txt")
 
 
 def test_info_shows_a_checkpoint(capsys):

@@ -40,10 +40,10 @@ def stop_after(n_steps, monkeypatch):
     """Press Ctrl-C, for real, while step n_steps is running."""
     step = loop.Trainer.step
 
-    def pressing(self, forward):
+    def pressing(self, forward, stopped):
         if self.run.step + 1 == n_steps:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(self, forward)
+        return step(self, forward, stopped)
 
     monkeypatch.setattr(loop.Trainer, "step", pressing)
 
@@ -72,6 +72,7 @@ def test_a_stopped_and_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(tm
         stop_after(5, patch)
         stopped = quietly(recipe, TEXT, out=tmp_path)
     assert stopped.step == 5 and not stopped.finished
+    assert open_checkpoint(tmp_path).training["validation_loss"] is None  # not measured at this step
     torch.manual_seed(99)  # whatever happened in between
     random.seed(99)
     resumed = quietly(recipe, TEXT, out=tmp_path)
@@ -114,7 +115,9 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
 
 def test_the_folder_holds_two_whole_checkpoints_the_metrics_and_the_curve(tmp_path):
     run = quietly(TINY, TEXT, out=tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["loss.png", "metrics.csv", "step-0000009", "step-0000012"]
+    names = ["certificate.txt", "loss.png", "metrics.csv", "step-0000009", "step-0000012"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    assert (tmp_path / "certificate.txt").read_text().endswith("\ncertified\n")
     assert all(verify(folder) is None for folder in checkpoints(tmp_path))
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     opened = open_checkpoint(tmp_path)
@@ -188,10 +191,10 @@ def test_if_every_checkpoint_is_damaged_training_stops_and_does_not_start_again(
 def test_a_loss_that_is_no_number_stops_training_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     step = loop.Trainer.step
 
-    def breaking(self, forward):
+    def breaking(self, forward, stopped):
         if self.run.step == 7:
             self.model.layers[1].feedforward.up_proj.weight.data[0, 0] = float("nan")
-        return step(self, forward)
+        return step(self, forward, stopped)
 
     monkeypatch.setattr(loop.Trainer, "step", breaking)
     with pytest.raises(TrainingDiverged) as error:
