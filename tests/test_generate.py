@@ -16,9 +16,7 @@ UNSORTED = torch.tensor([[0.05, 0.5, 0.15, 0.3]])
 
 def probs(logits=None, **settings) -> list[float]:
     """Of one row; by default of logits whose softmax is UNSORTED."""
-    return sampling_probs(UNSORTED.log() if logits is None else torch.tensor([logits]), **settings)[
-        0
-    ].tolist()
+    return sampling_probs(UNSORTED.log() if logits is None else torch.tensor([logits]), **settings)[0].tolist()
 
 
 def slow_probs(logits: list[float], temperature, top_k=None, top_p=None, min_p=None) -> list[float]:
@@ -75,17 +73,13 @@ def test_sampling_probs_equals_plain_loops_for_any_settings(seed):
         ({"min_p": 0.0}, [0.05, 0.5, 0.15, 0.3]),
     ],
 )
-@pytest.mark.parametrize(
-    "shift", [0, -100]
-)  # negative scores: a filter that fills in 0 would let its tokens win
+@pytest.mark.parametrize("shift", [0, -100])  # negative scores: a filter that fills in 0 would let its tokens win
 def test_goldens_that_can_be_computed_by_hand(settings, expected, shift):
     logits = (UNSORTED.log() + shift)[0].tolist()
     assert probs(logits, **settings) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("top_p", "n_kept"), [(0.25, 1), (0.5, 1), (0.51, 2), (0.75, 2), (0.76, 3), (0.875, 3)]
-)
+@pytest.mark.parametrize(("top_p", "n_kept"), [(0.25, 1), (0.5, 1), (0.51, 2), (0.75, 2), (0.76, 3), (0.875, 3)])
 def test_top_p_stops_at_the_token_that_reaches_it_exactly(top_p, n_kept):
     logits = torch.tensor([0.125, 0.5, 0.125, 0.25]).log()  # exact in float
     assert sum(p > 0 for p in probs(logits.tolist(), top_p=top_p)) == n_kept
@@ -252,9 +246,7 @@ def test_greedy_text_is_the_plain_loops_with_and_without_a_cache_also_past_max_l
 def test_sampled_text_is_the_plain_loops_with_the_same_seed(use_cache):
     model, tokens = llama(), torch.tensor([[1, 2, 3], [4, 5, 6]])
     same, other = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
-    expected = one_by_one(
-        model, tokens, 12, lambda x: torch.multinomial(x.div(1.5).softmax(-1), 1, generator=other)
-    )
+    expected = one_by_one(model, tokens, 12, lambda x: torch.multinomial(x.div(1.5).softmax(-1), 1, generator=other))
     result = generate(model, tokens, 12, temperature=1.5, generator=same, use_cache=use_cache)
     assert result.tolist() == expected.tolist()
 
@@ -262,9 +254,7 @@ def test_sampled_text_is_the_plain_loops_with_the_same_seed(use_cache):
 def test_a_seed_gives_the_same_text_again_and_leaves_the_worlds_random_numbers_alone():
     model, tokens = llama(), torch.tensor([[1, 2]])
     before = torch.get_rng_state()
-    texts = [
-        generate(model, tokens, 12, generator=torch.Generator().manual_seed(s)).tolist() for s in (1, 1, 2)
-    ]
+    texts = [generate(model, tokens, 12, generator=torch.Generator().manual_seed(s)).tolist() for s in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -281,9 +271,7 @@ def test_every_sampling_setting_reaches_the_sampler():
 
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("penalty", [1.0, 3.0])
-@pytest.mark.parametrize(
-    "position", [RoPE, LearnedPositions]
-)  # RoPE would forgive positions that are all off by one
+@pytest.mark.parametrize("position", [RoPE, LearnedPositions])  # RoPE would forgive positions that are all off by one
 def test_prompts_of_different_lengths_in_one_batch_give_what_each_gives_alone(use_cache, penalty, position):
     model = llama(position=position)
     settings = {"temperature": 0, "repetition_penalty": penalty, "use_cache": use_cache}

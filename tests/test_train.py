@@ -152,9 +152,7 @@ def test_gradients_of_3_4_and_12_are_13_long_together():
 @pytest.mark.parametrize("max_norm", [0.1, 1.0, 1e9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_clipping_equals_torch(max_norm, dtype):
-    ours, theirs = (
-        [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape in ((2, 3), (4,))] for _ in range(2)
-    )
+    ours, theirs = ([nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape in ((2, 3), (4,))] for _ in range(2))
     for a, b in zip(ours, theirs, strict=True):
         a.grad = torch.randn(a.shape).to(dtype)
         b.grad = a.grad.clone()
@@ -304,12 +302,8 @@ def test_matrices_decay_norms_and_biases_do_not_and_each_parameter_is_there_once
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     sorted_in = {names[id(p)]: p in set(decayed["params"]) for p in decayed["params"] + kept["params"]}
-    assert (
-        len(decayed["params"]) + len(kept["params"]) == len(sorted_in) == len(names) - 1
-    )  # all but the frozen one
-    assert sorted_in == {
-        name: "norm" not in name and "bias" not in name for name in names.values() if name != "frozen"
-    }
+    assert len(decayed["params"]) + len(kept["params"]) == len(sorted_in) == len(names) - 1  # all but the frozen one
+    assert sorted_in == {name: "norm" not in name and "bias" not in name for name in names.values() if name != "frozen"}
     AdamW([decayed, kept])  # torch refuses a parameter in two groups
 
 

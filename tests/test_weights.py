@@ -374,9 +374,7 @@ ANY_JSON = st.recursive(
 )
 
 
-@given(
-    st.sampled_from(list(HEADER)), st.sampled_from(["dtype", "shape", "data_offsets", "new", None]), ANY_JSON
-)
+@given(st.sampled_from(list(HEADER)), st.sampled_from(["dtype", "shape", "data_offsets", "new", None]), ANY_JSON)
 def test_a_header_with_any_other_json_in_it_loads_finite_weights_or_is_refused(fuzzed, name, field, value):
     entry = value if field is None else HEADER[name] | {field: value}
     loads_whole_or_not_at_all(fuzzed, build(HEADER | {name: entry}, DATA))
