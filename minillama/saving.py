@@ -24,7 +24,7 @@ from minillama.block import Parts
 from minillama.config import Config
 from minillama.files import megabytes, remove_stale_temps, replacing, replacing_folder, sha256
 from minillama.llama import Llama
-from minillama.tokenizer import CharTokenizer
+from minillama.tokenizer import Tokenizer, tokenizer_from_dict
 from minillama.weights import load_weights, weights_to_save
 
 MANIFEST = "manifest.json"
@@ -38,14 +38,14 @@ class Checkpoint:
 
     folder: Path
     model: Llama
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     training: dict[str, Any]
 
 
 def save_checkpoint(
     folder: Path,
     model: Llama,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     training: dict[str, Any],
     state: dict[str, Any] | None = None,
     *,
@@ -170,7 +170,7 @@ def open_checkpoint(
         )
     tokenizer_file = folder / "tokenizer.json"
     try:
-        tokenizer = CharTokenizer.from_dict(read_json(tokenizer_file))
+        tokenizer = tokenizer_from_dict(read_json(tokenizer_file))
     except ValueError as error:
         raise ValueError(f"{tokenizer_file}: {error}") from None
     if tokenizer.vocab_size > config.vocab_size:

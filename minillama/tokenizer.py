@@ -1,6 +1,34 @@
 """Text to tokens and back. Chapters 01 and 02."""
 
-from collections.abc import Iterable
+import re
+import reprlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from minillama.bpe import (
+    GPT2_PATTERN,
+    MAX_VOCAB_SIZE,
+    check_merges,
+    compile_pattern,
+    count_pairs,
+    learn_merges,
+    merge,
+    merge_word,
+    train_bpe,
+)
+from minillama.sentencepieces import SentencePieceTokenizer, check_text, check_tokens
+
+__all__ = [
+    "GPT2_PATTERN",
+    "BytePairTokenizer",
+    "CharTokenizer",
+    "SentencePieceTokenizer",
+    "Tokenizer",
+    "count_pairs",
+    "merge",
+    "tokenizer_from_dict",
+    "train_bpe",
+]
 
 
 class CharTokenizer:
@@ -63,7 +91,156 @@ class CharTokenizer:
     def from_dict(cls, fields: dict) -> "CharTokenizer":
         """Undo to_dict. Errors: ValueError if the fields are not those of a character tokenizer."""
         if not isinstance(fields, dict) or fields.get("kind") != cls.kind:
-            raise ValueError(f"expected a tokenizer of kind {cls.kind!r}, found {str(fields)[:60]!r}")
+            raise ValueError(f"expected a tokenizer of kind {cls.kind!r}, found {reprlib.repr(fields)}")
         if not isinstance(fields.get("characters"), str):
             raise ValueError("field 'characters': expected one string that holds all characters")
         return cls(fields["characters"])
+
+
+class BytePairTokenizer:
+    """Byte-level BPE: ids 0 to 255 are the bytes, each merge makes one more, special tokens come last.
+
+    merges: pairs of ids in the order in which they were learned. Merges never reach over the end of a word.
+    pattern: a regular expression for words, see bpe.compile_pattern; None: the whole text is one word.
+    Any text, and any bytes, come back from their ids. Ids of up to 65,536 words are kept in memory, for speed.
+    Errors: ValueError that says which merge, pattern or special token is wrong.
+    Source: Sennrich et al. 2016, arXiv:1508.07909; bytes and pattern: Radford et al. 2019 (GPT-2).
+
+    >>> tokenizer = BytePairTokenizer.train("low lower lowest", 259, special_tokens=["<end>"])
+    >>> tokenizer.encode("slow low"), tokenizer.encode("low<end>", allow_special=True)
+    ([115, 257, 32, 257], [257, 258])
+    """
+
+    kind = "byte-pairs"
+    cached_words, cached_characters = 2**16, 64  # at most so many words, none of them longer
+
+    def __init__(
+        self,
+        merges: Sequence[tuple[int, int]],
+        *,
+        pattern: str | None = GPT2_PATTERN,
+        special_tokens: Sequence[str] = (),
+    ):
+        self.ranks, self._bytes = check_merges(merges)
+        self.merges = list(self.ranks)
+        self.pattern = pattern
+        self._words = None if pattern is None else compile_pattern(pattern)
+        _check_special(special_tokens, MAX_VOCAB_SIZE - len(self._bytes))
+        self.special_ids = {text: len(self._bytes) + i for i, text in enumerate(special_tokens)}
+        self._bytes += [text.encode() for text in special_tokens]
+        longest_first = sorted(special_tokens, key=len, reverse=True)  # where <a> and <a>b both fit
+        self._special = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if special_tokens else None
+        self._cache: dict[str, list[int]] = {}
+
+    @classmethod
+    def train(
+        cls,
+        text: str,
+        vocab_size: int,
+        *,
+        pattern: str | None = GPT2_PATTERN,
+        special_tokens: Sequence[str] = (),
+    ) -> "BytePairTokenizer":
+        """Learn the merges of train_bpe until there are vocab_size tokens, or no pair is left.
+
+        Special tokens that occur in the text are learned from as text.
+        """
+        n_merges = vocab_size - 256 - len(special_tokens)
+        if n_merges < 0 or vocab_size > MAX_VOCAB_SIZE:
+            raise ValueError(
+                f"vocab_size: {vocab_size}, expected 256 bytes, {len(special_tokens)} special tokens and some merges, "
+                f"{MAX_VOCAB_SIZE:,} in all at most; try vocab_size={512 + len(special_tokens)}"
+            )
+        check_text(text)
+        words = Counter([text] if pattern is None else compile_pattern(pattern).findall(text))
+        merges = learn_merges({word.encode(): n_times for word, n_times in words.items()}, n_merges)
+        return cls(merges, pattern=pattern, special_tokens=special_tokens)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._bytes)
+
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """The ids of a text. A special token in it is text like any other, unless allow_special.
+
+        Errors: ValueError for half a character (a lone surrogate), which has no bytes.
+        """
+        check_text(text)
+        if not (allow_special and self._special):
+            return self._encode(text)
+        tokens = []
+        for i, part in enumerate(self._special.split(text)):  # text, special, text, ..., special, text
+            tokens += [self.special_ids[part]] if i % 2 else self._encode(part)
+        return tokens
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """The ids of any bytes; the same as those of the text, where they are UTF-8."""
+        return self._encode(data.decode("utf-8", "surrogateescape"))
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of the ids. Bytes that are no character, or a part of one, become U+FFFD."""
+        return self.decode_bytes(tokens).decode("utf-8", "replace")
+
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        """The bytes of the ids, joined."""
+        return b"".join([self._bytes[token] for token in check_tokens(tokens, self.vocab_size)])
+
+    def _encode(self, text: str) -> list[int]:
+        tokens = []
+        for word in [text] if self._words is None else self._words.findall(text):
+            ids = self._cache.get(word)
+            if ids is None:
+                ids = merge_word(word.encode("utf-8", "surrogateescape"), self.ranks)
+                if len(word) <= self.cached_characters:
+                    if len(self._cache) >= self.cached_words:
+                        self._cache.clear()
+                    self._cache[word] = ids
+            tokens += ids
+        return tokens
+
+    def to_dict(self) -> dict:
+        """What JSON can hold: enough to build the same tokenizer again with from_dict."""
+        merges, special_tokens = [list(pair) for pair in self.merges], list(self.special_ids)
+        return {"kind": self.kind, "pattern": self.pattern, "special_tokens": special_tokens, "merges": merges}
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> "BytePairTokenizer":
+        """Undo to_dict. Errors: ValueError that names the field; a merge by its place, counted from 0."""
+        if not isinstance(fields, dict) or fields.get("kind") != cls.kind:
+            raise ValueError(f"expected a tokenizer of kind {cls.kind!r}, found {reprlib.repr(fields)}")
+        names = ["kind", "merges", "pattern", "special_tokens"]
+        if fields.keys() != set(names):
+            raise ValueError(f"fields: {reprlib.repr(list(fields))}, expected {names}; use another copy of the file")
+        return cls(fields["merges"], pattern=fields["pattern"], special_tokens=fields["special_tokens"])
+
+
+Tokenizer = CharTokenizer | BytePairTokenizer | SentencePieceTokenizer
+
+
+def tokenizer_from_dict(fields: dict) -> Tokenizer:
+    """The tokenizer that to_dict wrote, of whichever kind. Errors: ValueError that names the field.
+
+    >>> tokenizer_from_dict(CharTokenizer("abc").to_dict()).decode([2, 0, 1])
+    'cab'
+    """
+    kinds = {tokenizer.kind: tokenizer for tokenizer in (CharTokenizer, BytePairTokenizer, SentencePieceTokenizer)}
+    kind = fields.get("kind") if isinstance(fields, dict) else fields
+    if not isinstance(fields, dict) or not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(
+            f"kind: {reprlib.repr(kind)}, expected one of {', '.join(kinds)}; use another copy of the file"
+        )
+    return kinds[kind].from_dict(fields)
+
+
+def _check_special(special_tokens: Sequence[str], room: int):
+    if not isinstance(special_tokens, list | tuple) or not all(isinstance(text, str) for text in special_tokens):
+        raise ValueError(f"special_tokens: {reprlib.repr(special_tokens)}, expected a list of texts, such as ['<end>']")
+    if len(special_tokens) > room:
+        raise ValueError(f"special_tokens: {len(special_tokens):,}, expected at most {room:,}; name fewer")
+    for i, text in enumerate(special_tokens):
+        check_text(text, f"special_tokens[{i}]")
+        if not text:
+            raise ValueError(f"special_tokens[{i}]: '', expected at least one character; leave it out")
+    if len(set(special_tokens)) < len(special_tokens):
+        twice, _ = Counter(special_tokens).most_common(1)[0]
+        raise ValueError(f"special_tokens: {twice!r} twice, expected each once; leave one out")
