@@ -151,7 +151,8 @@ def test_a_run_is_measured_again_certified_and_packed(capsys):
     assert "certified" in said(capsys, "pack", run, "small", "--text", "text.txt").out
     command = read_json(Path("small/training.json"))["command"]
     assert command.startswith("python -m minillama train shakespeare-taste --d-model 12") and "--steps 6" in command
-    assert "trained on a text with SHA-256" in failed(capsys, "evaluate", run)
+    Path("other.txt").write_text(TEXT + "More.")
+    assert "trained on a text with SHA-256" in failed(capsys, "evaluate", run, "--text", "other.txt")
 
 
 def test_a_stored_loss_that_is_not_the_models_is_noticed(capsys):
