@@ -35,8 +35,8 @@ BATCH, LENGTH, STEPS = 12, 64, 2000
 
 def gpt2():
     sizes = dict(vocab_size=65, n_positions=LENGTH, n_embd=128, n_layer=4, n_head=4)
-    dropout = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **dropout))
+    rest = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None)
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **rest))
 
 
 def hugging_face_llama():

@@ -148,6 +148,17 @@ def data_dir() -> Path:
     return repository / "data" if (repository / "pyproject.toml").is_file() else Path("data")
 
 
+def shipped_model() -> Path:
+    """The folder of the checkpoint that comes with the repository, for `saving.open_checkpoint`.
+
+    Errors: FileNotFoundError where the package was installed without the repository.
+    """
+    folder = Path(__file__).resolve().parents[1] / "data" / "shakespeare-best"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: not there; this model comes with the repository: clone it")
+    return folder
+
+
 def fetch(name: str, folder: str | Path | None = None, report: Callable[[str], object] = print) -> Path:
     """Path of the asset `name`, fetched into `folder` (default `data_dir()`) unless it is there already.
 

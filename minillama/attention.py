@@ -14,7 +14,7 @@ def causal_mask(n_queries: int, n_keys: int | None = None, device: torch.device 
     """Say which keys each query may look at: itself and everything before it.
 
     Shape: -> (T, S), bool, True means "may look". Query i sits at position S - T + i, so that with a cache the
-    last query is also the last key.
+    last query is also the last key. device: where the mask is made, default the CPU.
 
     >>> causal_mask(2, 3).int()
     tensor([[1, 1, 0],

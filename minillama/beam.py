@@ -4,7 +4,7 @@ It knows no model, only a function that scores the next token, so that one searc
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ def search(
     n_new: int,
     *,
     width: int,
-    eos: int,
+    eos: int | Sequence[int],
     length_penalty: float = 0.6,
 ) -> tuple[Tensor, Tensor]:
     """Find likely continuations: after each token keep only the `width` best of all continuations seen so far.
@@ -37,14 +37,16 @@ def search(
     Shape: tokens (B, T) -> tokens (B, width, T + n), scores (B, width), best first; n <= n_new.
     next_logits: called with (B * width, T') tokens, scores the next one, (B * width, V); row r continues
     tokens[r // width].
-    A sequence that has reached eos (which counts in its length) repeats it; the search ends when all have, or after
-    n_new tokens. A score is log p(new tokens) / length_factor(their number), in nats; it is -inf for rows that are
-    left over where there are fewer than `width` sequences. With width 1 this is greedy decoding.
+    A sequence that has reached eos, one id or any of several, repeats it (it counts once in its length); the search
+    ends when all have, or after n_new tokens. A score is log p(new tokens) / length_factor(their number), in nats; it
+    is -inf for rows that are left over where there are fewer than `width` sequences. With width 1 this is greedy
+    decoding.
     Errors: ValueError for width or n_new below 1, a length_penalty below 0, or logits that are NaN.
     Source: Graves 2012, arXiv:1211.3711; the length penalty of 0.6 is that of Vaswani et al. 2017, section 6.1.
     """
     check_search(width, n_new, length_penalty)
     B, T = tokens.shape
+    ends = torch.tensor([eos] if isinstance(eos, int) else list(eos), dtype=tokens.dtype, device=tokens.device)
     tokens = tokens.repeat_interleave(width, dim=0)  # (B * width, T)
     total = torch.full((B, width), -math.inf, device=tokens.device)  # log-probability so far
     total[:, 0] = 0.0  # the others are copies
@@ -55,8 +57,8 @@ def search(
         if log_probs.isnan().any():
             raise ValueError("logits: NaN, expected numbers; a weight of the model is NaN, or all tokens are ruled out")
         V = log_probs.size(-1)
-        stay = torch.full((V,), -math.inf, device=tokens.device)
-        stay[eos] = 0.0  # ended: nothing but eos, for free
+        last = tokens[:, -1].long().view(B, width, 1)
+        stay = torch.full_like(log_probs, -math.inf).scatter(-1, last, 0.0)  # ended: the same again, for free
         log_probs = torch.where(ended[..., None], stay, log_probs)
         length = length + (~ended).float()
         totals = (total[..., None] + log_probs).flatten(1)  # (B, width * V)
@@ -66,7 +68,7 @@ def search(
         rows = (torch.arange(B, device=tokens.device)[:, None] * width + parent).flatten()
         tokens = torch.cat([tokens[rows], new.view(-1, 1)], dim=1)
         total, length = totals.gather(1, best), length.gather(1, parent)
-        ended = ended.gather(1, parent) | (new == eos)
+        ended = ended.gather(1, parent) | torch.isin(new, ends)
         if (ended | total.isneginf()).all():
             break
     return tokens.view(B, width, -1), total / length_factor(length, length_penalty)

@@ -64,6 +64,35 @@ def train_bpe(data: bytes, n_merges: int) -> list[Pair]:
     return merges
 
 
+def encode(data: bytes, merges: Sequence[Pair]) -> list[int]:
+    """The ids of any bytes: of the pairs in sight, merge the one that was learned first, until none of them is left.
+
+    Source: Sennrich et al. 2016, section 3.2.
+
+    >>> encode(b"abcd", [(98, 99), (97, 98), (256, 100)])  # bc goes before ab, though ab comes before bc
+    [97, 258]
+    """
+    ids, ranks = list(data), {pair: rank for rank, pair in enumerate(merges)}
+    while known := [pair for pair in count_pairs(ids) if pair in ranks]:
+        pair = min(known, key=ranks.__getitem__)
+        ids = merge(ids, pair, 256 + ranks[pair])
+    return ids
+
+
+def decode(ids: Sequence[int], merges: Sequence[Pair]) -> bytes:
+    """The bytes of the ids, joined. They may be no text: an id can hold half of a character, so join first.
+
+    Errors: KeyError for an id that no merge makes.
+
+    >>> decode([97, 258], [(98, 99), (97, 98), (256, 100)])
+    b'abcd'
+    """
+    content = {i: bytes([i]) for i in range(256)}
+    for new_id, (left, right) in enumerate(merges, start=256):
+        content[new_id] = content[left] + content[right]
+    return b"".join(content[i] for i in ids)
+
+
 def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[Pair]:
     """The merges of train_bpe, for words that occur so many times each; no pair reaches over the end of a word.
 
@@ -118,7 +147,7 @@ def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[Pair]:
 def merge_word(word: bytes, ranks: Mapping[Pair, int]) -> list[int]:
     """Merge the pair of lowest rank, the leftmost of equals, until none is left. ranks: the place of each merge.
 
-    The same as `merge` with every pair in order, but the time grows with n log n for n bytes.
+    The same as `encode`, but the time grows with n log n for n bytes.
 
     >>> merge_word(b"abcd", {(98, 99): 0, (97, 98): 1, (256, 100): 2})
     [97, 258]

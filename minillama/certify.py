@@ -6,6 +6,7 @@ look whether anything moves; change what must matter and look whether something 
 
 import copy
 import math
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,10 @@ class Certificate:
         return [verdict.property for verdict in self.verdicts if verdict.status == FAILED]
 
     def __str__(self) -> str:
-        lines = [f"{v.property:<28} {v.status:<12} {v.found}" for v in self.verdicts]
+        lines = [
+            textwrap.fill(f"{v.property:<28} {v.status:<12} {v.found}", width=100, subsequent_indent=" " * 42)
+            for v in self.verdicts
+        ]
         return "\n".join([*lines, "certified" if self.passed else f"NOT CERTIFIED: {', '.join(self.failed)}"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -144,9 +148,14 @@ def _causal(model, vocab_size, generator):
         distance = _distance(logits[:, :t], model(changed)[:, :t])
         if distance > SAME:
             return True, f"token {t} and later ones changed, and logits before them moved by {distance:.2g} deviations"
-    first = torch.cat([_other(tokens[:, :1], vocab_size, generator), tokens[:, 1:]], dim=1)
-    blind = _distance(logits[:, -1], model(first)[:, -1]) < SAME
+    blind = not _looks_back(model, tokens, logits, vocab_size, generator)
     return False, "no logit moves when a later token changes" + ("; none looks back either" if blind else "")
+
+
+def _looks_back(model, tokens: Tensor, logits: Tensor, vocab_size: int, generator: torch.Generator) -> bool:
+    """Do the last token's logits move when the first token changes?"""
+    first = torch.cat([_other(tokens[:, :1], vocab_size, generator), tokens[:, 1:]], dim=1)
+    return _distance(logits[:, -1], model(first)[:, -1]) > SAME
 
 
 def _batch(model, vocab_size, generator):
@@ -213,7 +222,8 @@ def _relative(model, vocab_size, generator):
     tokens = _some_tokens(2, model, vocab_size, generator)
     positions = torch.arange(tokens.size(1), device=tokens.device)
     logits = model(tokens, positions=positions)
-    if len(positions) > 1 and torch.equal(logits, model(tokens, positions=3 * positions)):
+    looks_back = len(positions) > 1 and _looks_back(model, tokens, logits, vocab_size, generator)
+    if looks_back and torch.equal(logits, model(tokens, positions=3 * positions)):
         return True, "logits stay the same when tokens move apart: positions are ignored"
     distance = _distance(logits, model(tokens, positions=positions + 21))
     if distance > MOVED:

@@ -106,6 +106,15 @@ def build_parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="what this machine has, and what is missing")
     doctor.set_defaults(command=run_doctor)
+
+    progress = commands.add_parser("progress", help="your way through the course: passed, tried, open")
+    progress.set_defaults(command=run_progress)
+
+    build = commands.add_parser("build", help="make the course's notebooks from their sources")
+    build.add_argument("chapter", nargs="?", help="its number, such as 07 (default: all whose sources changed)")
+    build.add_argument("--check", action="store_true", help="only say what is not current; nothing is run or written")
+    build.add_argument("--force", action="store_true", help="run again, and overwrite what was edited by hand")
+    build.set_defaults(command=run_build)
     return parser
 
 
@@ -125,6 +134,8 @@ def _add_recipe_flag(group, field: dataclasses.Field):
         group.add_argument(flag, action=argparse.BooleanOptionalAction)
     elif field.name in CHOICES:
         group.add_argument(flag, choices=CHOICES[field.name])
+    elif field.type is str:
+        group.add_argument(flag, metavar="NAME", help="char, or such as bpe-1024 (byte pairs, so many tokens)")
     elif "float" in str(field.type):
         group.add_argument(flag, type=float, metavar="X")
     else:
@@ -165,12 +176,12 @@ def run_train(options):
     )  # fmt: skip
     if not run.finished or not Processes.here().is_first:
         return
-    loss = run.validation_loss
+    loss, unit = run.validation_loss, "character" if run.recipe.tokenizer == "char" else "token"
     print(
         f"\n{out}: {run.model.n_parameters:,} parameters, {run.step:,} steps, "
         f"{run.metrics[-1]['seconds']:,.0f} s with {torch.get_num_threads()} threads\n"
-        f"validation loss {loss:.4f} nats per character on all of the last tenth of the text "
-        f"({loss / math.log(2):.3f} bits; as unsure as among {math.exp(loss):.2f} characters)\n"
+        f"validation loss {loss:.4f} nats per {unit} on all of the last tenth of the text "
+        f"({run.bits_per_character:.3f} bits per character; as unsure as among {math.exp(loss):.2f} {unit}s)\n"
     )
     print(sample_text(run.model, run.tokenizer, n_new=400, seed=0))
     print(f"\nMore: python -m minillama sample {out}")
@@ -207,16 +218,23 @@ def run_sample(options):
     generator = torch.Generator(device)
     generator.manual_seed(options.seed) if options.seed is not None else generator.seed()
     tokens = torch.tensor([tokenizer.encode(options.prompt)], dtype=torch.long, device=device)
-    stop = None if options.stop is None else tokenizer.encode(options.stop)[-1]
+    if options.stop is not None and (len(options.stop) != 1 or not tokenizer.encode(options.stop)):
+        raise ValueError(f"--stop {options.stop!r}; expected one character")
+    waiting = []
     print(options.prompt, end="", flush=True)
     for new in stream(
         model, tokens, options.tokens, generator=generator, temperature=options.temperature, top_k=options.top_k,
         top_p=options.top_p, min_p=options.min_p, repetition_penalty=options.repetition_penalty,
     ):  # fmt: skip
-        print(tokenizer.decode(new.tolist()), end="", flush=True)
-        if new.item() == stop:
+        waiting.append(new.item())
+        said = tokenizer.decode(waiting)
+        if said.endswith("\N{REPLACEMENT CHARACTER}") and len(waiting) < 4:
+            continue  # perhaps the beginning of a character, which may be spread over four tokens
+        print(said, end="", flush=True)
+        waiting = []
+        if options.stop is not None and options.stop in said:
             break
-    print()
+    print(tokenizer.decode(waiting))
 
 
 def newest_run() -> Path:
@@ -224,15 +242,15 @@ def newest_run() -> Path:
 
     Errors: FileNotFoundError that says how to make one.
     """
-    from minillama.assets import data_dir
+    from minillama.assets import shipped_model
 
     runs = [folder.parent for folder in Path("runs").glob("*/step-*")]
     if runs:
         return max(runs, key=lambda run: run.stat().st_mtime)
-    shipped = data_dir() / "shakespeare-best"
-    if not shipped.is_dir():
-        raise FileNotFoundError("runs: no trained model here; train one with: python -m minillama train")
-    return shipped
+    try:
+        return shipped_model()
+    except FileNotFoundError:
+        raise FileNotFoundError("runs: no trained model here; train one with: python -m minillama train") from None
 
 
 def run_evaluate(options):
@@ -361,6 +379,20 @@ def run_doctor(options):
     print(f"{'disk':<16} {free:.1f} GB free here{'' if free > 1 else '; training needs some megabytes'}")
 
 
+def run_progress(options):
+    """Print a map of the course."""
+    from minillama.course import keep
+
+    print(keep.progress())
+
+
+def run_build(options):
+    """Make the notebooks, or say which are not current."""
+    from minillama.course import build
+
+    build.main(options)
+
+
 PACKAGES = {
     "torch": "everything",
     "numpy": "torch and matplotlib want it",
@@ -369,6 +401,7 @@ PACKAGES = {
     "matplotlib": "figures",
     "sentencepiece": "tokenizers of chapter 02",
     "jupyter": "opens the notebooks",
+    "jupytext": "reads the notebooks' sources",
     "nbval": "checks the notebooks",
     "pytest": "runs the tests",
     "transformers": "only for tests that compare with Hugging Face",

@@ -22,8 +22,16 @@ def split(tokens: Tensor, validation: float = 0.1) -> tuple[Tensor, Tensor]:
     return tokens[:n_train], tokens[n_train:]
 
 
+def split_text(text: str, validation: float = 0.1) -> tuple[str, str]:
+    """Cut a text where split would cut its characters, so that every tokenizer is tested on the same part of it."""
+    n_train = len(split(torch.empty(len(text)), validation)[0])
+    return text[:n_train], text[n_train:]
+
+
 def window(tokens: Tensor, start: int, length: int) -> tuple[Tensor, Tensor]:
     """Take `length` tokens, and for each of them the token that comes next. (N,) -> (T,), (T,)
+
+    Errors: ValueError for a start from which no whole window, with its next token, fits.
 
     >>> window(torch.arange(10, 17), start=0, length=3)
     (tensor([10, 11, 12]), tensor([11, 12, 13]))

@@ -1,11 +1,10 @@
 """Let an encoder-decoder write: one sentence for each source, word by word. Chapter 08."""
 
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
 from minillama import beam
+from minillama.generate import evaluating
 from minillama.seq2seq import Seq2Seq
 
 
@@ -60,14 +59,3 @@ def beam_search(
             eos=eos,
             length_penalty=length_penalty,
         )
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module):
-    """Put a model into eval mode, and afterwards back into what it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from minillama import beam
 from minillama.cache import KVCache
 
 
@@ -100,9 +102,7 @@ def stream(
     """Yield the next token of each sequence, (B,), n_new times. Settings as in generate."""
     check_prompt(model, tokens)
     check_sampling(repetition_penalty=repetition_penalty)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         cache = KVCache(model.config.n_layers) if use_cache else None
         for _ in range(n_new):
             logits = _next_logits(model, tokens, mask, cache)
@@ -115,8 +115,6 @@ def stream(
             if mask is not None:
                 mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
             yield new[:, 0]
-    finally:
-        model.train(was_training)
 
 
 def generate(
@@ -158,15 +156,55 @@ def generate(
     return torch.cat([tokens, *(new[:, None] for new in new_tokens)], dim=1)
 
 
+def beam_search(
+    model,
+    tokens: Tensor,
+    n_new: int,
+    *,
+    width: int = 4,
+    stop: Sequence[int] = (),
+    length_penalty: float = 0.6,
+) -> tuple[Tensor, Tensor]:
+    """Find the `width` likeliest continuations of each sequence that a beam of this width comes by, the best first.
+
+    Shape: (B, T) -> tokens (B, width, T + n), scores (B, width); n <= n_new. What the settings and scores mean:
+    beam.search. stop, the model's mode and max_len as in generate; each step reads the whole text again, without a
+    cache.
+    Errors: ValueError as in generate and beam.search.
+    """
+    check_prompt(model, tokens)
+    with evaluating(model):
+        return beam.search(
+            lambda texts: _next_logits(model, texts, None, None),
+            tokens,
+            n_new,
+            width=width,
+            eos=stop,
+            length_penalty=length_penalty,
+        )
+
+
+@contextmanager
+def evaluating(model: nn.Module):
+    """Put a model into eval mode, and afterwards back into what it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 def sample_text(model, tokenizer, n_new: int, seed: int, prompt: str | None = None, **settings) -> str:
-    """Let a model write n_new tokens after the prompt (default: the first token, a line feed in Shakespeare).
+    """Let a model write n_new tokens after the prompt (default: a line feed, or the first character if it knows none).
 
     settings: those of generate; the temperature is 0.8 unless it is given. -> the text, with the prompt if there is one
     """
-    tokens = torch.tensor([tokenizer.encode(prompt) if prompt else [0]], device=next(model.parameters()).device)
+    start = [0] if tokenizer.kind == "characters" else tokenizer.encode("\n")
+    tokens = torch.tensor([tokenizer.encode(prompt) if prompt else start], device=next(model.parameters()).device)
     generator = torch.Generator(tokens.device).manual_seed(seed)
     written = generate(model, tokens, n_new, generator=generator, **{"temperature": 0.8, **settings})
-    return tokenizer.decode(written[0, 0 if prompt else 1 :].tolist())
+    return tokenizer.decode(written[0, 0 if prompt else len(start) :].tolist())
 
 
 def _next_logits(model, tokens: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:

@@ -19,7 +19,7 @@ from minillama.assets import corpus
 from minillama.block import Parts
 from minillama.certify import certify
 from minillama.contexts import dropout, stop_on_ctrl_c
-from minillama.data import Batches, split
+from minillama.data import Batches, split_text
 from minillama.devices import bf16_pays, compiler, pick_device
 from minillama.distributed import Processes
 from minillama.files import replacing
@@ -28,7 +28,7 @@ from minillama.llama import Llama
 from minillama.recipe import Recipe, find_recipe
 from minillama.records import differences, read_metrics, seed_everything, write_metrics
 from minillama.saving import clean_up, newest_checkpoint, open_checkpoint, read_state, save_checkpoint
-from minillama.tokenizer import CharTokenizer
+from minillama.tokenizer import BytePairTokenizer, CharTokenizer, Tokenizer
 from minillama.train import build_optimizers, clip_gradients, evaluate, learning_rate, next_token_loss
 
 LOG_ROWS = 200  # rows of the metrics, roughly, for a whole run
@@ -43,13 +43,14 @@ class Run:
     """A training run: the model as it is now, and how it got there. `folder` is None if nothing is saved.
 
     metrics: rows of step, tokens, seconds, train_loss, validation_loss (None where not measured), in nats per token,
-    learning_rate and gradient_norm.
+    learning_rate and gradient_norm. characters_per_token: of the validation part.
     """
 
     recipe: Recipe
     model: Llama
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     folder: Path | None
+    characters_per_token: float = 1.0
     step: int = 0
     metrics: list[dict[str, Any]] = field(default_factory=list)
 
@@ -62,6 +63,11 @@ class Run:
         """The last one measured, over the whole validation part, in nats per token; NaN before the first."""
         measured = [row["validation_loss"] for row in self.metrics if row["validation_loss"] is not None]
         return measured[-1] if measured else math.nan
+
+    @property
+    def bits_per_character(self) -> float:
+        """The same in bits per character, which can be compared between tokenizers."""
+        return self.validation_loss / self.characters_per_token / math.log(2)
 
 
 def train(
@@ -87,7 +93,7 @@ def train(
     """
     recipe = find_recipe(recipe)
     text = corpus() if text is None else text
-    tokenizer, folder, processes = CharTokenizer.train(text), None if out is None else Path(out), Processes.here()
+    tokenizer, folder, processes = train_tokenizer(recipe, text), None if out is None else Path(out), Processes.here()
     where = pick_device(device)
     if where.type == "cuda" and processes.count > 1:
         where = torch.device("cuda", processes.local_rank)
@@ -102,13 +108,21 @@ def train(
     return trainer.run
 
 
+def train_tokenizer(recipe: Recipe, text: str) -> Tokenizer:
+    """The recipe's tokenizer. Pairs are learned from the training part alone, like everything else."""
+    if recipe.tokenizer == "char":
+        return CharTokenizer.train(text)
+    return BytePairTokenizer.train(split_text(text)[0], int(recipe.tokenizer.removeprefix("bpe-")))
+
+
 class Trainer:
     """The state of a training run, between steps."""
 
     def __init__(self, recipe, text, tokenizer, parts, device, folder, report, processes):
         processes.check_batch_size(recipe.batch_size)
         self.device, self.report, self.processes = device, report, processes
-        self.train_tokens, self.validation_tokens = split(torch.tensor(tokenizer.encode(text)))
+        parts_of_text = split_text(text)
+        self.train_tokens, self.validation_tokens = (torch.tensor(tokenizer.encode(part)) for part in parts_of_text)
         if len(self.validation_tokens) < 2:
             raise ValueError(f"{len(self.train_tokens)} tokens leave no validation part (a tenth); use more text")
         self.batches = Batches(self.train_tokens, recipe.batch_size, recipe.length, recipe.seed)
@@ -135,7 +149,9 @@ class Trainer:
             "parts": parts.names(),
             "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
         }
-        self.run = Run(recipe, self.average, tokenizer, folder)
+        predicted = tokenizer.decode(self.validation_tokens[1:].tolist())
+        characters_per_token = len(predicted) / (len(self.validation_tokens) - 1)
+        self.run = Run(recipe, self.average, tokenizer, folder, characters_per_token)
         self.seconds = 0.0  # of training so far, evaluation included
 
     def resume(self, weights_only: bool = False):

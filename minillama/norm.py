@@ -9,7 +9,7 @@ class LayerNorm(nn.Module):
 
     Shape: (B, T, C) -> (B, T, C)
     Computes (x - mean) / sqrt(var + eps) * weight + bias over the channels (var divides by C, not C - 1), in
-    float32 whatever x is.
+    float32 whatever x is; the result has the dtype of x (with weights of that dtype).
     Source: Ba et al. 2016, arXiv:1607.06450.
 
     >>> LayerNorm(4)(torch.tensor([[[1.0, 0, 0, 0]]])).detach().round(decimals=3)
@@ -33,7 +33,8 @@ class RMSNorm(nn.Module):
     """Divide each vector by its root mean square, then scale each channel.
 
     Shape: (B, T, C) -> (B, T, C)
-    Computes x / sqrt(mean(x**2) + eps) * weight over the channels, in float32 whatever x is.
+    Computes x / sqrt(mean(x**2) + eps) * weight over the channels, in float32 whatever x is; the result has the
+    dtype of x (with a weight of that dtype).
     Source: Zhang and Sennrich 2019, arXiv:1910.07467.
 
     >>> RMSNorm(4)(torch.full((1, 2, 4), 3.0))[0, 0].detach()

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from minillama.certify import certify
-from minillama.data import split
+from minillama.data import split_text
 from minillama.saving import Checkpoint, open_checkpoint, save_checkpoint
 from minillama.train import evaluate
 
@@ -24,7 +24,7 @@ def validation_loss(checkpoint: Checkpoint, text: str) -> float:
             f"{checkpoint.folder}: trained on a text with SHA-256 {trained_on}, not on this one ({this}); "
             f"give it with --text"
         )
-    tokens = split(torch.tensor(checkpoint.tokenizer.encode(text)))[1]
+    tokens = torch.tensor(checkpoint.tokenizer.encode(split_text(text)[1]))
     return evaluate(checkpoint.model, tokens, checkpoint.model.config.max_len)
 
 

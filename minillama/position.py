@@ -5,6 +5,7 @@ Three ways: add a pattern of waves (sinusoidal), add a learned vector, or rotate
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,15 +39,26 @@ def rope_frequencies(head_dim: int, base: float = 10000.0) -> Tensor:
     return 1.0 / base ** (torch.arange(0, head_dim, 2).float() / head_dim)
 
 
-def rotate_pairs(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn the pair (x[i], x[i + D/2]) of each vector by angles[i]: Hugging Face's half-split layout.
+def cos_sin(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the angle by which each pair turns at each position. (..., T), (D/2,) -> (..., T, D/2) twice
 
-    Shape: x (..., T, D), angles (T, D/2) or (B, T, D/2) -> (..., T, D). The angles stay in float32, since bfloat16
-    can't count past 256.
+    In float32, since bfloat16 can't count past 256.
     """
-    while 2 < angles.ndim < x.ndim:  # one set of angles per sequence: the same for all its heads
-        angles = angles.unsqueeze(1)
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    angles = positions[..., None].float() * frequencies.to(positions.device)
+    return angles.cos(), angles.sin()
+
+
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pair (x[i], x[i + D/2]) of each vector by its angle: Hugging Face's half-split layout.
+
+    Shape: x (..., T, D), cos and sin (T, D/2) or (B, T, D/2) -> (..., T, D), in the dtype of x.
+
+    >>> rotate_pairs(torch.tensor([[3.0, 4.0]]), cos=torch.tensor([[0.0]]), sin=torch.tensor([[1.0]]))  # a quarter
+    tensor([[-4.,  3.]])
+    """
+    while 2 < cos.ndim < x.ndim:  # one set of angles per sequence: the same for all its heads
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     left, right = x.chunk(2, dim=-1)
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
 
@@ -62,8 +74,7 @@ def apply_rope(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
     >>> apply_rope(torch.tensor([[1.0, 0.0]]), torch.tensor([math.pi / 2])).round(decimals=3).abs()
     tensor([[0., 1.]])
     """
-    frequencies = rope_frequencies(x.size(-1), base).to(x.device)
-    return rotate_pairs(x, positions[..., None].float() * frequencies)
+    return rotate_pairs(x, *cos_sin(positions, rope_frequencies(x.size(-1), base)))
 
 
 def apply_rope_interleaved(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
@@ -164,6 +175,7 @@ class LearnedPositions(NoPositions):
 class RoPE(NoPositions):
     """Rotate queries and keys, LLaMA's way, with config's head_dim, rope_base and rope_scaling.
 
+    All layers rotate by the same angles: `add`, called before the first one, computes them once for all.
     Errors: ValueError if head_dim is odd.
     """
 
@@ -172,6 +184,7 @@ class RoPE(NoPositions):
         if config.head_dim % 2:
             raise ValueError(f"head_dim={config.head_dim} is odd; RoPE turns pairs, so give it an even number")
         self.head_dim, self.base, self.scaling = config.head_dim, config.rope_base, config.rope_scaling
+        self.prepared: Any = (None, None, None)  # positions, and their cos and sin
 
     def frequencies(self) -> Tensor:
         """Radians per position for each pair, scaled where the config says so. -> (D/2,)"""
@@ -181,6 +194,14 @@ class RoPE(NoPositions):
         scale = {"linear": linear_scaling, "llama3": llama3_scaling}[self.scaling.kind]
         return scale(frequencies, **self.scaling.numbers())
 
+    def add(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Leave the embeddings as they are, and prepare the angles of these positions for `rotate`."""
+        self.prepared = positions, *cos_sin(positions, self.frequencies())
+        return x
+
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        angles = positions[..., None].float() * self.frequencies().to(x.device)
-        return rotate_pairs(x, angles)
+        """Rotate queries or keys as apply_rope does. x (..., T, D), positions (T,) or (B, T) -> (..., T, D)"""
+        prepared_for, cos, sin = self.prepared
+        if prepared_for is not positions:
+            cos, sin = cos_sin(positions, self.frequencies())
+        return rotate_pairs(x, cos, sin)

@@ -1,6 +1,7 @@
 """Recipes: everything that decides what a training run computes, under a name."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from minillama.config import Config, check_count, check_positive
 class Recipe:
     """Sizes of a model and how to train it. Lengths and steps are counted in tokens and optimizer steps.
 
+    tokenizer: "char", or such as "bpe-1024": byte pairs, so many tokens in all, learned from the training part.
     d_model, n_layers, n_heads, n_kv_heads, d_ff: sizes as in Config. length: tokens per training window, and the
     model's max_len. accumulate: batches whose gradients are added up before each step.
     optimizer: "muon" (torch's, for the matrices inside the blocks, AdamW for the rest), "adamw" (the one of
@@ -31,6 +33,7 @@ class Recipe:
     steps: int
     batch_size: int
     lr: float
+    tokenizer: str = "char"
     n_kv_heads: int | None = None
     embedding_lr: float | None = None
     accumulate: int = 1
@@ -47,6 +50,8 @@ class Recipe:
     seed: int = 1
 
     def __post_init__(self):
+        if self.tokenizer != "char" and not re.fullmatch(r"bpe-\d{3,6}", str(self.tokenizer)):
+            raise ValueError(f"tokenizer={self.tokenizer!r}; expected 'char', or 'bpe-' and a number such as bpe-1024")
         for field in ("length", "steps", "batch_size", "accumulate", "evaluations"):
             check_count(field, getattr(self, field), limit=2**31)
         for field in ("lr", "max_norm", "embedding_lr"):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minillama import bpe
-from minillama.bpe import compile_pattern, count_pairs, learn_merges, merge, merge_word, train_bpe
+from minillama.bpe import compile_pattern, count_pairs, decode, encode, learn_merges, merge, merge_word, train_bpe
+from minillama.tokenizer import BytePairTokenizer
 
 few_letters = st.text("ab", max_size=40) | st.text("abcd ", max_size=40)
 
@@ -149,8 +150,9 @@ def any_merges(draw):
 
 @given(any_merges(), st.text("abc", max_size=40))
 def test_encoding_is_replaying_the_merges_in_their_order(merges, text):
-    ranks = {pair: rank for rank, pair in enumerate(merges)}
-    assert merge_word(text.encode(), ranks) == replay(text.encode(), merges)
+    ranks, data = {pair: rank for rank, pair in enumerate(merges)}, text.encode()
+    assert encode(data, merges) == merge_word(data, ranks) == replay(data, merges)
+    assert decode(encode(data, merges), merges) == data
 
 
 BC, AB, BCD, ABC = (98, 99), (97, 98), (256, 100), (97, 256)
@@ -167,16 +169,46 @@ BC, AB, BCD, ABC = (98, 99), (97, 98), (256, 100), (97, 256)
     ],
 )
 def test_the_merge_learned_first_goes_first(text, tokens):
-    assert merge_word(text.encode(), {BC: 0, AB: 1, BCD: 2, ABC: 3}) == tokens
+    merges = [BC, AB, BCD, ABC]
+    assert encode(text.encode(), merges) == tokens
+    assert merge_word(text.encode(), {pair: rank for rank, pair in enumerate(merges)}) == tokens
 
 
 def test_a_merge_of_two_merges_is_found_from_the_right_one():
-    assert merge_word(b"abcd", {(97, 98): 0, (99, 100): 1, (256, 257): 2}) == [258]
+    merges = [(97, 98), (99, 100), (256, 257)]
+    assert encode(b"abcd", merges) == merge_word(b"abcd", {pair: i for i, pair in enumerate(merges)}) == [258]
 
 
-def test_encoding_overlaps_goes_from_left_to_right():
-    assert merge_word(b"aaaaa", {(97, 97): 0}) == [256, 256, 97]
-    assert merge_word(b"aaaaa", {(97, 97): 0, (256, 97): 1}) == [256, 257]
+@pytest.mark.parametrize(("merges", "tokens"), [([(97, 97)], [256, 256, 97]), ([(97, 97), (256, 97)], [256, 257])])
+def test_encoding_overlaps_goes_from_left_to_right(merges, tokens):
+    assert encode(b"aaaaa", merges) == merge_word(b"aaaaa", {pair: i for i, pair in enumerate(merges)}) == tokens
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b" low", "😉 né".encode(), b"\xff", "😉".encode()[:2], bytes(range(256))])
+@pytest.mark.parametrize("merges", [[], [(108, 111), (256, 119)], [(240, 159), (256, 152), (195, 169)]])
+def test_any_bytes_come_back(data, merges):
+    ids = encode(data, merges)
+    assert decode(ids, merges) == data and len(ids) <= len(data)
+    assert all(type(i) is int and 0 <= i < 256 + len(merges) for i in ids)
+
+
+def test_a_character_may_be_spread_over_several_tokens():
+    assert decode([240, 159, 152, 137], []).decode() == "😉"
+    assert decode([256, 152, 137, 32, 256], [(240, 159)]).decode("utf-8", "replace") == "😉 \N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize("unknown", [-1, 257, 10**9])
+def test_an_id_that_no_merge_makes_is_refused(unknown):
+    with pytest.raises(KeyError):
+        decode([97, unknown], [(97, 98)])
+
+
+def test_the_plain_way_encodes_as_the_fast_tokenizer_without_words():
+    text = shakespeare_like(3_000) + "😉 naïve  \n"
+    tokenizer = BytePairTokenizer.train(text, 300, pattern=None)
+    assert tokenizer.merges == train_bpe(text.encode(), 44)
+    assert encode(text.encode(), tokenizer.merges) == tokenizer.encode(text)
+    assert decode(tokenizer.encode(text), tokenizer.merges).decode() == text
 
 
 @pytest.mark.parametrize(

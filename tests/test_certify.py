@@ -1,5 +1,6 @@
 import copy
 import itertools
+import math
 from functools import partial
 
 import pytest
@@ -200,6 +201,139 @@ def test_a_leak_that_only_the_weights_open_is_found_too():
     assert "causal" not in certify(model).failed
     model.layers[1].attention.peek.data.fill_(9.0)  # as if training had found it
     assert "causal" in certify(model).failed
+
+
+def test_a_leak_that_untrained_weights_hide_is_found_with_random_ones():
+    model = Llama(CONFIG, through(no_mask))
+    for layer in model.layers:
+        layer.attention.o_proj.weight.data.zero_()  # a usual way to start: attention says nothing yet
+    (found,) = (v.found for v in certify(model).verdicts if v.property == "causal")
+    assert "with random weights" in found
+
+
+TABLE = torch.randn(31, 31, generator=torch.Generator().manual_seed(7))  # logits of one token, standard deviation 1
+
+
+def small_leak(tokens):
+    return TABLE[tokens] + 1e-2 * TABLE[tokens].mean(1, keepdim=True)
+
+
+def leak_in_one_place(tokens):
+    logits = TABLE[tokens].clone()
+    logits[:, 6:7] += TABLE[tokens[:, 7:8]]
+    return logits
+
+
+def small_touch(tokens):
+    return TABLE[tokens] + 2e-4 * TABLE[tokens].mean(0, keepdim=True)  # in company it shows, alone it hardly does
+
+
+def counting_the_batch(tokens):
+    return TABLE[tokens] / len(tokens)
+
+
+def nothing_but_nan(tokens):
+    return TABLE[tokens] * math.nan
+
+
+@pytest.mark.parametrize(
+    ("function", "failed"),
+    [
+        (small_leak, ["causal"]),
+        (leak_in_one_place, ["causal"]),
+        (small_touch, ["sequences do not touch"]),
+        (counting_the_batch, ["sequences do not touch"]),
+        (nothing_but_nan, ["causal", "sequences do not touch"]),
+    ],
+)
+def test_small_and_rare_faults_are_found_too(function, failed):
+    assert certify(function, vocab_size=31).failed == failed
+
+
+def test_a_model_that_looks_nowhere_is_causal_and_that_is_said():
+    (found,) = (v.found for v in certify(lambda tokens: TABLE[tokens], 31).verdicts if v.property == "causal")
+    assert found.endswith("none looks back either")
+    assert "looks back" not in certify(Llama(CONFIG)).verdicts[0].found
+
+
+def wrong_if(wrong, size=1.0):
+    """Attention that is off by so much where wrong(mask) says so."""
+
+    def how(q, k, v, mask):
+        return attend(q, k, v, mask) + size * wrong(mask) * v.mean(-2, keepdim=True)
+
+    return through(how)
+
+
+@pytest.mark.parametrize(
+    ("parts", "failed"),
+    [
+        (wrong_if(lambda mask: mask.size(-1) == 1), ["cached equals uncached"]),
+        (wrong_if(lambda mask: mask.size(-2) == 1), ["cached equals uncached"]),
+        (wrong_if(lambda mask: 1 < mask.size(-2) < mask.size(-1)), ["cached equals uncached"]),
+        (wrong_if(lambda mask: mask.size(-2) < mask.size(-1), size=0.02), ["cached equals uncached"]),
+        (wrong_if(lambda mask: mask.ndim == 4, size=0.02), ["causal", "padding ignored"]),
+    ],
+    ids=[
+        "a first token alone",
+        "one token at a time",
+        "several tokens at a time",
+        "a little with a cache",
+        "a little with a mask",
+    ],
+)
+def test_faults_of_one_way_to_use_a_model_are_found(parts, failed):
+    assert set(certify(Llama(CONFIG, parts)).failed) <= set(failed) | {"relative in position"}
+    assert failed[-1] in certify(Llama(CONFIG, parts)).failed
+
+
+class CountsPadding(Llama):
+    def forward(self, tokens, *, mask=None, **rest):
+        logits = super().forward(tokens, mask=mask, **rest)
+        return logits if mask is None else logits + (~mask).sum()
+
+
+class PeeksAtPadding(Llama):
+    def forward(self, tokens, *, mask=None, **rest):
+        logits = super().forward(tokens, mask=mask, **rest)
+        return logits if mask is None else logits + 3e-4 * logits.std() * (~mask[:, 0, 0] * tokens).sum() / 31
+
+
+@pytest.mark.parametrize("broken", [CountsPadding, PeeksAtPadding])
+def test_padding_that_is_counted_or_peeked_at_is_not_ignored(broken):
+    assert certify(broken(CONFIG)).failed == ["padding ignored"]
+
+
+class Undefined(RMSNorm):
+    def forward(self, x):
+        return super().forward(x) * (x * 0 / 0)
+
+
+class FairlyLoudNorm(RMSNorm):
+    def __init__(self, d_model, eps):
+        super().__init__(d_model, eps)
+        self.weight.data *= 20
+
+
+@pytest.mark.parametrize("norm", [Undefined, FairlyLoudNorm])
+def test_a_first_loss_that_is_a_little_off_or_no_number_is_no_good(norm):
+    assert "first loss near ln V" in certify(Llama(CONFIG, Parts(norm=norm))).failed
+
+
+class DropsOut(SwiGLU):
+    def forward(self, x):
+        return F.dropout(super().forward(x), 0.5, self.training)
+
+
+def test_a_model_in_training_and_one_that_says_nothing_yet_are_certified():
+    assert certify(Llama(CONFIG, Parts(feedforward=DropsOut)).train()).passed
+    for name in ("lm_head.weight", "layers.1.attention.o_proj.weight", "norm.weight"):
+        silent = Llama(CONFIG)
+        silent.get_parameter(name).data.zero_()
+        assert certify(silent).passed
+    for layer in silent.layers:
+        layer.attention.o_proj.weight.data.zero_()  # it ignores positions as long as it looks nowhere
+    assert certify(silent).passed
 
 
 def test_certifying_changes_neither_the_model_nor_the_random_numbers():

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -8,12 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from minillama import cli, devices
+from minillama import assets, certify, cli, devices, distributed, generate
 from minillama.assets import ASSETS
 from minillama.config import PRESETS
 from minillama.files import sha256
-from minillama.recipe import RECIPES
+from minillama.recipe import RECIPES, Recipe
 from minillama.saving import read_json
 from tests.test_loop import TEXT
 
@@ -44,6 +46,7 @@ def test_training_ends_with_the_loss_and_a_sample_that_the_sample_command_contin
     assert "python -m minillama sample runs/shakespeare-taste" in out
     first, second, other = (said(capsys, "sample", "--tokens", "40", "--seed", seed).out for seed in "112")
     assert first == second != other and len(first) == 42  # a line feed before, one after
+    assert said(capsys, "sample", "--tokens", "40").out != said(capsys, "sample", "--tokens", "40").out
     assert said(capsys, "sample", "--tokens", "9", "--temperature", "0", "--prompt", "my lord").out.startswith(
         "my lord"
     )
@@ -55,7 +58,60 @@ def test_a_finished_run_is_shown_again_and_fresh_sets_it_aside(capsys):
     assert "validation loss" in said(capsys, *TRAIN).out
     assert os.stat("runs/shakespeare-taste/metrics.csv").st_mtime_ns == stamp
     assert "shakespeare-taste.old-1" in said(capsys, *TRAIN, "--fresh").out
-    assert sorted(os.listdir("runs")) == ["shakespeare-taste", "shakespeare-taste.old-1"]
+    assert "shakespeare-taste.old-2" in said(capsys, *TRAIN, "--fresh").out
+    assert sorted(os.listdir("runs")) == [f"shakespeare-taste{old}" for old in ("", ".old-1", ".old-2")]
+
+
+def test_of_several_processes_only_the_first_sets_a_run_aside(capsys, monkeypatch):
+    said(capsys, *TRAIN)
+    monkeypatch.setattr(distributed.Processes, "here", lambda: distributed.Processes(rank=1))
+    assert said(capsys, *TRAIN, "--fresh").out == ""
+    assert os.listdir("runs") == ["shakespeare-taste"]
+
+
+def test_a_run_goes_where_it_is_told_and_the_newest_one_is_taken(capsys):
+    for number, place in enumerate(("runs/first", "runs/second", "elsewhere")):
+        out = said(capsys, *TRAIN, "--out", place, "--fresh", "--seed", str(number)).out
+        assert f"python -m minillama sample {place}\n" in out
+    assert sorted(os.listdir("runs")) == ["first", "second"]
+    for newest in ("runs/first", "runs/second"):
+        os.utime(newest, (2e9, 2e9 + len(newest)))
+        assert str(Path(newest)) in said(capsys, "certify").out
+
+
+def test_without_the_optimizers_state_training_goes_on_if_one_says_so(capsys):
+    said(capsys, *TRAIN)
+    for checkpoint in Path("runs/shakespeare-taste").glob("step-*"):
+        (checkpoint / "training.pth").unlink()
+        manifest = read_json(checkpoint / "manifest.json")
+        del manifest["training.pth"]
+        (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    assert "no training.pth" in failed(capsys, *TRAIN)
+    assert "validation loss" in said(capsys, *TRAIN, "--weights-only-resume").out
+
+
+def test_threads_are_those_that_were_asked_for(capsys):
+    before = torch.get_num_threads()
+    try:
+        assert "with 2 threads" in said(capsys, *TRAIN, "--threads", "2").out
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_every_number_of_a_recipe_is_a_flag(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    shown = capsys.readouterr().out
+    for field in dataclasses.fields(Recipe):
+        assert ("--" + field.name.replace("_", "-") in shown) == (field.name not in ("name", "about"))
+
+
+def test_without_flags_sampling_is_done_as_the_help_says(capsys, monkeypatch):
+    said(capsys, *TRAIN)
+    settings = {}
+    monkeypatch.setattr(generate, "stream", lambda *_, generator, **rest: settings.update(rest) or iter([]))
+    said(capsys, "sample")
+    assert settings == dict(temperature=0.8, top_k=None, top_p=None, min_p=None, repetition_penalty=1.0)
 
 
 def test_stop_ends_the_text(capsys):
@@ -76,6 +132,9 @@ def test_stop_ends_the_text(capsys):
         ([*TRAIN, "--device", "tpu"], "'tpu'"),
         (["info", "nope"], "llama-2-7b"),
         (["info", "tiny", "--length", "0"], "--length 0"),
+        (["info", "tiny", "--length", "16777217"], "--length 16777217"),
+        (["info", "."], ".: no checkpoint in this folder"),
+        (["pack", ".", "small"], ".: no checkpoint here; give the"),
         (["data", "nope"], "tinyshakespeare"),
     ],
 )
@@ -89,7 +148,9 @@ def test_a_users_mistake_gets_one_line_and_exit_code_1(capsys, arguments, expect
         (["--temperature", "-1"], "temperature=-1.0"), (["--top-k", "0"], "top_k=0"), (["--top-p", "2"], "top_p=2.0"),
         (["--min-p", "-1"], "min_p=-1.0"), (["--repetition-penalty", "0"], "repetition_penalty=0.0"),
         (["--prompt", ""], "prompt is empty"), (["--prompt", "naïve"], "'ï' (U+00EF) at position 2"),
-        (["--stop", "é"], "U+00E9"), (["--tokens", "-3"], "--tokens -3"),
+        (["--stop", "é"], "U+00E9"), (["--stop", ""], "--stop ''; expected one character"),
+        (["--stop", "my"], "--stop 'my'; expected one"), (["--tokens", "-3"], "--tokens -3"),
+        (["--tokens", "0"], "--tokens 0"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_of_sample_is_named(capsys, setting, expected):
@@ -115,8 +176,8 @@ def test_traceback_shows_where_an_error_comes_from():
         cli.main(["--traceback", "sample", "nowhere"])
 
 
-def test_without_any_model_sample_says_how_to_make_one(capsys, monkeypatch):
-    monkeypatch.setenv("MINILLAMA_DATA", "empty")
+def test_without_any_model_sample_says_how_to_make_one(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(assets, "__file__", str(tmp_path / "minillama" / "assets.py"))  # installed without a clone
     assert "python -m minillama train" in failed(capsys, "sample")
 
 
@@ -127,7 +188,9 @@ def test_a_wrong_command_line_exits_with_2(arguments):
     assert exit.value.code == 2
 
 
-@pytest.mark.parametrize("command", ["data", "train", "sample", "evaluate", "certify", "pack", "info", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["data", "train", "sample", "evaluate", "certify", "pack", "info", "doctor", "progress", "build"]
+)
 def test_every_command_explains_itself(capsys, command):
     with pytest.raises(SystemExit) as exit:
         cli.main([command, "--help"])
@@ -140,6 +203,7 @@ def test_info_lists_the_presets_and_shows_one(capsys):
     shown = said(capsys, "info", "llama-2-70b", "--length", "4096").out
     assert "68,976,648,192" in shown and "138 GB in bfloat16" in shown
     assert "1.34 GB for 4,096 tokens (328 kB each)" in shown  # 2 * 80 layers * 8 heads * 128 numbers * 2 bytes
+    assert "276 GB in float32" in said(capsys, "info", "llama-2-70b", "--dtype", "float32").out
     assert "800,000" in said(capsys, "info", "shakespeare-quick").out
 
 
@@ -155,16 +219,48 @@ def test_a_run_is_measured_again_certified_and_packed(capsys):
     assert "trained on a text with SHA-256" in failed(capsys, "evaluate", run, "--text", "other.txt")
 
 
-def test_a_stored_loss_that_is_not_the_models_is_noticed(capsys):
+def test_a_run_on_byte_pairs_says_nats_per_token_and_is_measured_again_and_packed(capsys):
+    out = said(capsys, *TRAIN, "--tokenizer", "bpe-270").out
+    assert re.search(r"validation loss \d\.\d{4} nats per token .*bits per character; .* tokens\)", out)
+    assert "the same" in said(capsys, "evaluate", "--text", "text.txt").out
+    said(capsys, "pack", "runs/shakespeare-taste", "small", "--text", "text.txt")
+    assert "--tokenizer bpe-270" in read_json(Path("small/training.json"))["command"]
+
+
+def test_characters_that_are_spread_over_several_tokens_are_written_whole(capsys, monkeypatch):
+    said(capsys, *TRAIN, "--tokenizer", "bpe-260")
+    tokens = [*"où ça 😉, né".encode(), 0xFF, *"ça ".encode(), 0xC3]  # bytes are their own ids
+    monkeypatch.setattr(generate, "stream", lambda *_, **settings: (torch.tensor([token]) for token in tokens))
+    assert said(capsys, "sample", "--prompt", "é").out == "éoù ça 😉, né\ufffdça \ufffd\n"
+    assert said(capsys, "sample", "--prompt", "é", "--stop", "é").out == "éoù ça 😉, né\n"
+    assert said(capsys, "sample", "--prompt", "é", "--stop", "😉").out == "éoù ça 😉\n"
+
+
+def test_the_command_of_a_packed_run_names_what_was_switched_off_too(capsys):
+    said(capsys, "train", "shakespeare-best", *TRAIN[2:], "--no-compile", "--precision", "fp32")
+    said(capsys, "pack", "runs/shakespeare-best", "small", "--text", "text.txt")
+    command = read_json(Path("small/training.json"))["command"]
+    assert "--no-compile" in command and "--precision fp32" in command and "--n-layers" not in command
+
+
+def test_a_model_that_is_not_certified_ends_with_its_faults_and_exit_code_1(capsys, monkeypatch):
+    said(capsys, *TRAIN)
+    verdicts = certify.Verdict("causal", certify.FAILED, "it looks ahead"), certify.Verdict("x", certify.PASSED, "")
+    monkeypatch.setattr(certify, "certify", lambda model: certify.Certificate(verdicts))
+    assert failed(capsys, "certify").endswith("not certified: causal\n")
+
+
+@pytest.mark.parametrize("stored", [1.0, None])
+def test_a_stored_loss_that_is_not_the_models_is_noticed(capsys, stored):
     said(capsys, *TRAIN, "--evaluations", "1")
     (checkpoint,) = Path("runs/shakespeare-taste").glob("step-*")
     training = read_json(checkpoint / "training.json")
-    (checkpoint / "training.json").write_text(json.dumps(training | {"validation_loss": 1.0}))
+    (checkpoint / "training.json").write_text(json.dumps(training | {"validation_loss": stored}))
     manifest = read_json(checkpoint / "manifest.json")
     path = checkpoint / "training.json"
     manifest["training.json"] = {"sha256": sha256(path), "bytes": path.stat().st_size}
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
-    assert "validation_loss 1.0, measured now" in failed(capsys, "evaluate", "--text", "text.txt")
+    assert f"validation_loss {stored}, measured now" in failed(capsys, "evaluate", "--text", "text.txt")
 
 
 def test_info_shows_a_checkpoint(capsys):
@@ -204,7 +300,7 @@ def test_ctrl_c_while_training_saves_and_the_same_command_goes_on(capsys):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     stopped = re.search(r"stopped after step ([\d,]+) of 20,000 runs/shakespeare-taste; the same command goes on", out)
-    assert process.returncode == 0 and stopped and "Traceback" not in err
+    assert process.returncode == 0 and stopped and "Traceback" not in err and "sample runs" not in out
     newest = sorted(os.listdir("runs/shakespeare-taste"))[-1]
     step = int(stopped[1].replace(",", ""))
     assert newest == f"step-{step:07d}"

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minillama.data import Batches, split, window, windows
+from minillama.data import Batches, split, split_text, window, windows
 
 TOKENS = torch.arange(10, 17)
 
@@ -55,6 +55,14 @@ def test_the_split_cuts_once_and_the_parts_share_no_position(n, validation, n_va
 def test_a_share_that_leaves_nothing_is_refused(validation):
     with pytest.raises(ValueError, match=f"validation={validation}; expected a share between 0 and 1"):
         split(TOKENS, validation)
+
+
+@pytest.mark.parametrize("n", [2, 10, 11, 30, 99])
+@pytest.mark.parametrize("validation", [0.1, 0.25])
+def test_a_text_is_cut_where_its_characters_would_be(n, validation):
+    text = "".join(map(chr, range(40, 40 + n)))
+    parts = [[ord(character) for character in part] for part in split_text(text, validation)]
+    assert parts == [part.tolist() for part in split(torch.arange(40, 40 + n), validation)]
 
 
 @given(n=st.integers(2, 40), length=st.integers(1, 45))

@@ -49,12 +49,36 @@ def test_each_row_of_a_batch_goes_to_one_process():
     )
 
 
+def test_one_process_is_the_first_also_on_several_machines():
+    assert [Processes(rank, 4, local_rank=rank % 2).is_first for rank in range(4)] == [True, False, False, False]
+
+
 def test_a_batch_that_cannot_be_shared_out_is_refused(monkeypatch):
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "3"), ("LOCAL_RANK", "0")):
+    for name, value in (("RANK", "2"), ("WORLD_SIZE", "3"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    assert Processes.here() == Processes(0, 3, 0)
+    assert Processes.here() == Processes(rank=2, count=3, local_rank=1)
     with pytest.raises(ValueError, match="batch_size=4; expected a multiple of 3 processes, such as 3"):
         Processes.here().check_batch_size(4)
+
+
+def test_a_batch_smaller_than_the_number_of_processes_has_to_grow():
+    with pytest.raises(ValueError, match="batch_size=1; expected a multiple of 4 processes, such as 4"):
+        Processes(0, 4).check_batch_size(1)
+
+
+def test_a_connection_is_made_and_closed_here_unless_somebody_else_made_it(monkeypatch):
+    said = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", said.append)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: said.append("closed"))
+    with pytest.raises(KeyError), Processes(0, 2).connected(torch.device("cpu")):
+        raise KeyError
+    assert said == ["gloo", "closed"]
+    with Processes(0, 2).connected(torch.device("cuda")):
+        assert said == ["gloo", "closed", "nccl"]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with Processes(0, 2).connected(torch.device("cpu")):
+        pass
+    assert len(said) == 4
 
 
 def test_without_torchrun_there_is_one_process():

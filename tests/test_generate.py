@@ -1,5 +1,6 @@
 import math
 import random
+from itertools import product
 
 import pytest
 import torch
@@ -7,7 +8,15 @@ from torch import nn
 
 from minillama.block import Parts
 from minillama.config import Config
-from minillama.generate import generate, keep_top_p, pad_left, penalize_repetition, sampling_probs, stream
+from minillama.generate import (
+    beam_search,
+    generate,
+    keep_top_p,
+    pad_left,
+    penalize_repetition,
+    sampling_probs,
+    stream,
+)
 from minillama.llama import Llama
 from minillama.position import LearnedPositions, RoPE
 
@@ -396,3 +405,70 @@ def test_a_model_full_of_nan_is_noticed_at_the_first_token():
     nn.init.constant_(model.norm.weight, math.nan)
     with pytest.raises(ValueError, match="hold NaN"):
         generate(model, torch.tensor([[1, 2]]), 3)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.5])
+@pytest.mark.parametrize("stop", [(), (2,), (0, 2)])
+def test_a_beam_that_holds_everything_is_exhaustive_search(stop, length_penalty):
+    config = Config(vocab_size=4, d_model=6, n_layers=1, n_heads=3, d_ff=5, max_len=3)  # the text grows past max_len
+    model, prompt, everything = Llama(config), [3, 2], {}
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.6)
+    for long in product(range(4), repeat=4):
+        ends = [i for i, token in enumerate(long) if token in stop]
+        said = long[: ends[0] + 1] if ends else long
+        text, total = list(prompt), 0.0
+        for token in said:
+            total += model(torch.tensor([text[-3:]])).log_softmax(-1)[0, -1, token].item()
+            text.append(token)
+        everything[said] = total / ((5 + len(said)) / 6) ** length_penalty
+    ranked = sorted(everything.items(), key=lambda item: -item[1])
+    found, scores = beam_search(model, torch.tensor([prompt]), 4, width=256, stop=stop, length_penalty=length_penalty)
+    assert found.shape == (1, 256, 6) and scores[0, len(ranked) :].isneginf().all()
+    for row, (said, score) in enumerate(ranked):
+        assert found[0, row].tolist() == [*prompt, *said, *[said[-1]] * (4 - len(said))]
+        assert scores[0, row].item() == pytest.approx(score, abs=1e-4)
+
+
+@pytest.mark.parametrize("stop", [(), (7,), (3, 5, 7)])
+def test_a_beam_of_width_1_is_greedy(stop):
+    model, prompts = llama(), torch.tensor([[1, 2, 3], [4, 5, 6], [8, 8, 1]])
+    found, scores = beam_search(model, prompts, 12, width=1, stop=stop)
+    assert found.shape[:2] == scores.shape == (3, 1)
+    assert found[:, 0].tolist() == generate(model, prompts, 12, temperature=0, stop=stop).tolist()
+
+
+def test_each_prompt_of_a_batch_has_a_beam_of_its_own():
+    model, prompts = llama(), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    found, scores = beam_search(model, prompts, 6)
+    assert found.shape == (2, 4, 9) and scores.shape == (2, 4) and (scores.diff(dim=1) <= 0).all()
+    for b in range(2):
+        alone, score = beam_search(model, prompts[b : b + 1], 6, width=4, length_penalty=0.6)
+        assert alone[0].tolist() == found[b].tolist()
+        torch.testing.assert_close(score[0], scores[b])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_beam_is_searched_in_eval_mode_and_the_model_left_as_it_was(training):
+    model = Sum().train(training)
+    found, scores = beam_search(model, torch.tensor([[1, 2]]), 3, width=2)
+    assert model.training is training and not any(model.modes)
+    assert found[0, 0].tolist() == [1, 2, 3, 6, 5] and not scores.requires_grad  # the last four count
+    broken = Broken().train(training)
+    with pytest.raises(RuntimeError, match="broken"):
+        beam_search(broken, torch.tensor([[1]]), 3)
+    assert broken.training is training
+
+
+@pytest.mark.parametrize(
+    ("tokens", "settings", "words"),
+    [
+        ([[0, 7]], {}, "token 7, but the model knows 0 to 6"),
+        ([[]], {}, "the prompt is empty"),
+        ([[1]], {"width": 0}, "width: 0, expected a whole number, at least 1"),
+        ([[1]], {"length_penalty": -1.0}, "length_penalty: -1.0, expected 0 or more"),
+    ],
+)
+def test_a_beam_that_cannot_be_searched_is_refused(tokens, settings, words):
+    with pytest.raises(ValueError, match=words):
+        beam_search(Successor(), torch.tensor(tokens), 3, **settings)

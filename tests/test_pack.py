@@ -42,9 +42,26 @@ def test_the_packed_loss_is_that_of_the_rounded_weights(run, tmp_path):
         torch.testing.assert_close(weights[name], weight.bfloat16().float(), rtol=0, atol=0)
 
 
+def test_the_loss_measured_again_is_the_one_that_training_reported(run):
+    stored = open_checkpoint(run)
+    assert validation_loss(stored, TEXT) == pytest.approx(stored.training["validation_loss"], abs=1e-6)
+
+
 def test_a_loss_on_another_text_is_refused(run):
     with pytest.raises(ValueError, match="trained on a text with SHA-256"):
         validation_loss(open_checkpoint(run), TEXT + "!")
+
+
+def test_the_certificate_is_of_the_rounded_weights(run, tmp_path, monkeypatch):
+    certified = []
+    monkeypatch.setattr("minillama.pack.certify", lambda model: certified.append(model) or certify(model))
+    pack(run, tmp_path / "packed", TEXT, "")
+    assert all(torch.equal(p, p.bfloat16().float()) for p in certified[0].parameters())
+
+
+def test_a_run_whose_measurements_are_lost_is_packed_without(run, tmp_path):
+    (run / "metrics.csv").unlink()
+    assert not (pack(run, tmp_path / "packed", TEXT, "").folder / "metrics.csv").exists()
 
 
 def test_a_model_that_fails_its_certificate_is_not_packed(run, tmp_path, monkeypatch):

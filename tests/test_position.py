@@ -6,6 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from minillama.config import Config
+from minillama.llama import Llama
 from minillama.position import (
     LearnedPositions,
     NoPositions,
@@ -203,6 +204,30 @@ def test_rope_keeps_nothing_that_a_cast_could_spoil():
     before = rope.frequencies()
     assert_close(rope.bfloat16().frequencies(), before, atol=0, rtol=0)
     assert rope.state_dict() == {}
+
+
+def test_all_layers_rotate_by_angles_that_are_computed_once(monkeypatch):
+    calls, frequencies = [], RoPE.frequencies
+    monkeypatch.setattr(RoPE, "frequencies", lambda self: calls.append(self) or frequencies(self))
+    Llama(config(n_layers=3))(torch.tensor([[1, 2, 3]]))
+    assert len(calls) == 1
+
+
+def test_angles_prepared_for_other_positions_are_not_used():
+    x, rope, positions = torch.randn(3, 5, 8), RoPE(config()), POSITIONS.clone()
+    rope.add(x, positions)
+    assert_close(rope.rotate(x, POSITIONS + 2), complex_rope(x, POSITIONS + 2, 50.0, "half").float())
+    assert_close(rope.rotate(x, positions), complex_rope(x, POSITIONS, 50.0, "half").float())
+    positions += 3  # the same tensor says something else in the next pass
+    rope.add(x, positions)
+    assert_close(rope.rotate(x, positions), complex_rope(x, POSITIONS + 3, 50.0, "half").float())
+
+
+def test_a_model_can_be_trained_at_positions_that_it_was_tested_at():
+    llama, tokens, positions = Llama(config()), torch.tensor([[1, 2, 3]]), torch.arange(3)
+    with torch.inference_mode():  # what is made here must not be used in training
+        llama(tokens, positions=positions)
+    llama(tokens, positions=positions).sum().backward()
 
 
 def test_rope_refuses_an_odd_width():

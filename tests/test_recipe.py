@@ -13,6 +13,7 @@ SMALL = dict(name="s", about="", d_model=8, n_layers=1, n_heads=2, d_ff=12, leng
         ("lr", 0), ("lr", float("nan")), ("max_norm", -1.0), ("embedding_lr", 0.0), ("optimizer", "sgd"),
         ("schedule", "flat"), ("precision", "fp64"), ("dropout", 1.0), ("dropout", -0.1), ("average", 1.0),
         ("weight_decay", "much"), ("warmup_steps", -1), ("seed", 2**31), ("d_model", 7), ("n_heads", 3), ("d_ff", 0),
+        ("tokenizer", "words"), ("tokenizer", "bpe-"), ("tokenizer", "bpe-1e3"), ("tokenizer", 512), ("tokenizer", ""),
     ],
 )  # fmt: skip
 def test_a_field_out_of_range_is_named_with_its_value(field, value):

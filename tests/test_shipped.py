@@ -2,19 +2,18 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-from minillama import cli
-from minillama.assets import corpus
+from minillama import assets, cli
+from minillama.assets import corpus, shipped_model
 from minillama.certify import certify
 from minillama.generate import sample_text
 from minillama.pack import validation_loss
 from minillama.recipe import RECIPES
 from minillama.saving import open_checkpoint, verify
 
-SHIPPED = Path(__file__).parents[1] / "data" / "shakespeare-best"
+SHIPPED = shipped_model()
 WORDS = set(
     "the and to of my you that in is not with me for it be this your his but have as thou him so will what".split()
 )
@@ -67,3 +66,12 @@ def test_its_validation_loss_is_the_one_it_states(shipped):
     loss = validation_loss(shipped, text)
     assert loss == pytest.approx(shipped.training["validation_loss"], abs=1e-3)
     assert loss < 1.46
+
+
+def test_it_is_found_wherever_fetched_files_go_and_a_package_without_it_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINILLAMA_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert cli.newest_run() == SHIPPED
+    monkeypatch.setattr(assets, "__file__", str(tmp_path / "minillama" / "assets.py"))
+    with pytest.raises(FileNotFoundError, match="this model comes with the repository"):
+        shipped_model()

@@ -1,5 +1,10 @@
-"""Every figure of the course, in one style: readable in grey and by the colour-blind, labels where the lines are."""
+"""Every figure of the course, in one style: readable in grey and by the colour-blind, labels where the lines are.
 
+What all figures share is here; each chapter has its own in a file named like the module it teaches.
+"""
+
+import io
+import sys
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -30,13 +35,27 @@ def label_line(axes: Axes, x: float, y: float, text: str, colour: str, dy: float
     )
 
 
+def shown(figure: Figure) -> Figure:
+    """Show a figure below the notebook cell that made it (nothing happens outside a notebook), and give it back."""
+    if "ipykernel" in sys.modules:
+        from IPython.display import Image, display
+        from PIL.Image import open as open_image
+
+        drawn, png = io.BytesIO(), io.BytesIO()
+        figure.savefig(drawn, format="png")
+        open_image(drawn).convert("RGB").quantize(128).save(png, format="png", optimize=True)  # a third of the size
+        titles = [figure.get_suptitle(), *(axes.get_title(loc="left") for axes in figure.axes)]
+        display(Image(png.getvalue(), width=round(figure.get_figwidth() * 100), alt=" / ".join(filter(None, titles))))
+    return figure
+
+
 def loss_curve(metrics: list[dict[str, Any]], name: str) -> Figure:
     """How the loss of a run went down, in training and on the validation part (rows as in loop.Run.metrics)."""
     measured = [row for row in metrics if row["validation_loss"] is not None]
     figure, axes = new_figure(
-        f"{name}: how surprised is the model by the next character?",
-        "training so far (million characters)",
-        "loss (nats per character)",
+        f"{name}: how surprised is the model by the next token?",
+        "training so far (million tokens)",
+        "loss (nats per token)",
     )
     lines = []
     for key, rows, text in (("train_loss", metrics, "training"), ("validation_loss", measured, "validation")):
