@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RECIPE ?= shakespeare-quick
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: train test quick lint lab clean
 train: .venv/ready
@@ -9,10 +11,10 @@ train: .venv/ready
 
 test: .venv/dev-ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 quick: .venv/dev-ready  # what one runs while working: under two minutes
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow and not nightly"
 
 lint: .venv/dev-ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

@@ -5,16 +5,19 @@ look whether anything moves; change what must matter and look whether something 
 """
 
 import copy
+import inspect
 import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from minillama.block import Parts
 from minillama.cache import KVCache
+from minillama.config import Config
 from minillama.llama import Llama
 from minillama.train import next_token_loss
 
@@ -61,11 +64,12 @@ class Certificate:
         return {"certified": self.passed, "verdicts": [vars(verdict) for verdict in self.verdicts]}
 
 
-def certify(model: Llama | Callable[[Tensor], Tensor], vocab_size: int | None = None, seed: int = 0) -> Certificate:
+def certify(model: nn.Module | Callable[[Tensor], Tensor], vocab_size: int | None = None, seed: int = 0) -> Certificate:
     """Test a Llama of any parts, or any function from tokens (B, T) to logits (B, T, V), for seven properties.
 
-    A Llama is tested as it is and, since an untrained one hardly looks around, with large random weights as well; the
-    model itself is not changed. A function needs vocab_size, and is tested for the properties that it can have.
+    A Llama may be one's own class, if it is called like ours and has its config and parts. It is tested as it is and,
+    since an untrained one hardly looks around, with large random weights as well; the model itself is not changed. A
+    function needs vocab_size, and is tested for the properties that it can have.
     Errors: ValueError if a function comes without vocab_size.
 
     >>> from minillama.config import Config
@@ -73,7 +77,7 @@ def certify(model: Llama | Callable[[Tensor], Tensor], vocab_size: int | None = 
     True
     """
     generator = torch.Generator().manual_seed(seed)
-    if not isinstance(model, Llama):
+    if not _is_llama(model):
         if vocab_size is None:
             raise ValueError("vocab_size is missing: how many tokens does this function know?")
         subjects: list[tuple[str, Callable]] = [("", model)]
@@ -102,6 +106,16 @@ def _run(test, subjects, vocab_size: int, generator: torch.Generator) -> tuple[b
     return problem, found
 
 
+def _is_llama(model: Any) -> TypeGuard[Llama]:
+    """A Llama, or somebody's own class that can do the same."""
+    if isinstance(model, Llama):
+        return True
+    if not isinstance(model, nn.Module) or not isinstance(getattr(model, "config", None), Config):
+        return False
+    arguments = inspect.signature(model.forward).parameters
+    return isinstance(getattr(model, "parts", None), Parts) and {"cache", "positions", "mask"} <= set(arguments)
+
+
 def _copy(model: Llama) -> Llama:
     return copy.deepcopy(model).eval()
 
@@ -119,7 +133,7 @@ def _shaken(model: Llama, generator: torch.Generator) -> Llama:
 
 
 def _some_tokens(n_rows: int, model, vocab_size: int, generator: torch.Generator) -> Tensor:
-    length = min(13, model.config.max_len if isinstance(model, Llama) else 13)
+    length = min(13, model.config.max_len if _is_llama(model) else 13)
     return torch.randint(vocab_size, (n_rows, length), generator=generator).to(_device(model))
 
 
@@ -172,7 +186,7 @@ def _batch(model, vocab_size, generator):
 
 
 def _padding(model, vocab_size, generator):
-    if not isinstance(model, Llama):
+    if not _is_llama(model):
         return None, "the function takes no mask"
     tokens = _some_tokens(2, model, vocab_size, generator)
     n_pads = tokens.size(1) // 3
@@ -195,7 +209,7 @@ def _padding(model, vocab_size, generator):
 
 
 def _cached(model, vocab_size, generator):
-    if not isinstance(model, Llama):
+    if not _is_llama(model):
         return None, "the function takes no cache"
     tokens = _some_tokens(2, model, vocab_size, generator)
     logits, length = model(tokens), tokens.size(1)
@@ -217,7 +231,7 @@ def _fitting(plan: list[int], length: int) -> list[int]:
 
 
 def _relative(model, vocab_size, generator):
-    if not isinstance(model, Llama) or model.position.rotate is None:
+    if not _is_llama(model) or model.position.rotate is None:
         return None, "its positions are absolute, or it has none"
     tokens = _some_tokens(2, model, vocab_size, generator)
     positions = torch.arange(tokens.size(1), device=tokens.device)
@@ -232,7 +246,7 @@ def _relative(model, vocab_size, generator):
 
 
 def _bfloat16(model, vocab_size, generator):
-    if not isinstance(model, Llama):
+    if not _is_llama(model):
         return None, "the function has weights of its own"
     logits = copy.deepcopy(model).bfloat16()(_some_tokens(2, model, vocab_size, generator))
     n_bad = int((~logits.isfinite()).sum())
@@ -240,11 +254,11 @@ def _bfloat16(model, vocab_size, generator):
 
 
 def _first_loss(model, vocab_size, generator):
-    if not isinstance(model, Llama) or model.n_parameters > 50_000_000:
+    if not _is_llama(model) or sum(p.numel() for p in model.parameters()) > 50_000_000:
         return None, "it can't be started afresh here"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        fresh = Llama(model.config, model.parts).eval()
+        fresh = type(model)(model.config, model.parts).eval()
     tokens = torch.randint(vocab_size, (8, min(64, model.config.max_len)), generator=generator)
     targets = torch.randint(vocab_size, tokens.shape, generator=generator)
     loss, expected = next_token_loss(fresh(tokens), targets).item(), math.log(vocab_size)

@@ -38,7 +38,8 @@ def costs(config: Config, n_tokens: int | None = None, bytes_per_number: int = 2
     with torch.device("meta"):
         model = Llama(config, parts or Parts())
     n_embedding = config.vocab_size * config.d_model
-    n_products = model.n_parameters - (0 if config.tied else n_embedding)  # looking up an embedding is no product
+    matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
+    n_products = matrices - (0 if config.tied else n_embedding)  # looking up an embedding is no product
     attention = 4 * n_tokens * config.n_heads * config.head_dim * config.n_layers
     per_token = 2 * config.n_layers * config.n_kv_heads * config.head_dim * bytes_per_number
     return Costs(

@@ -336,6 +336,30 @@ def test_a_model_in_training_and_one_that_says_nothing_yet_are_certified():
     assert certify(silent).passed
 
 
+class OwnLlama(torch.nn.Module):  # as a learner writes it: no class of ours
+    def __init__(self, config, parts=Parts()):  # noqa: B008
+        super().__init__()
+        self.config, self.parts, self.inner = config, parts, Llama(config, parts)
+        self.position = self.inner.position
+
+    def forward(self, tokens, *, cache=None, positions=None, mask=None):
+        return self.inner(tokens, cache=cache, positions=positions, mask=mask)
+
+
+class OwnLlamaThatStartsLoud(OwnLlama):
+    def __init__(self, config, parts=Parts()):  # noqa: B008
+        super().__init__(config, parts)
+        torch.nn.init.normal_(self.inner.lm_head.weight)
+
+
+def test_a_class_of_ones_own_that_is_called_like_ours_is_tested_in_full():
+    certificate = certify(OwnLlama(CONFIG))
+    assert certificate.passed and {verdict.status for verdict in certificate.verdicts} == {"passed"}
+    assert certify(OwnLlamaThatStartsLoud(CONFIG)).failed == ["first loss near ln V"]
+    with pytest.raises(ValueError, match="vocab_size is missing"):
+        certify(torch.nn.Embedding(5, 5))
+
+
 def test_certifying_changes_neither_the_model_nor_the_random_numbers():
     model = Llama(CONFIG).train()
     weights, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()

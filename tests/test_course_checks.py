@@ -404,7 +404,7 @@ def test_an_error_of_the_answer_is_told_with_its_line(kind, error):
 
     message = failure("70.1", answer)
     line = answer.__code__.co_firstlineno + 1
-    assert f"  your code raised {kind}: {error} at line {line}: raise error" in message
+    assert f"  your code raised {kind}: {error}\n  at line {line}: raise error" in message
 
 
 def test_an_error_inside_of_torch_is_told_with_the_line_that_called_it():
@@ -429,7 +429,7 @@ def test_a_module_without_forward_and_a_dtype_that_torch_cannot_do_are_errors_no
             super().__init__()
             self.weight = nn.Parameter(torch.ones(d_model))
 
-    assert 'missing the required "forward" function' in failure("70.2", NoForward)
+    assert 'missing the required "forward"\n  function' in failure("70.2", NoForward)
     assert "not implemented for 'Long'" in failure("70.1", lambda x, scale, shift: x.long().softmax(0))
 
 
@@ -437,7 +437,7 @@ def test_half_a_character_in_a_message_can_still_be_shown():
     def answer(x, scale, shift):
         raise ValueError(chr(0xD800))
 
-    assert b"ValueError: \\ud800 at line" in failure("70.1", answer).encode()
+    assert b"ValueError: \\ud800\n  at line" in failure("70.1", answer).encode()
 
 
 @pytest.mark.parametrize("id, answer, text", [
@@ -681,8 +681,8 @@ def test_an_error_of_another_kind_is_told_with_the_one_that_was_wanted():
 
     one = Exercise("70.5", len, hints=HINTS)
     one.check("an error")(lambda answer: refuses(answer, 1))
-    assert "your code raised KeyError at line" in words.report(examine(one, here(answer), 1), None)
-    assert "; it should have raised ValueError\n" in words.report(examine(one, here(answer), 1), None)
+    report = words.report(examine(one, here(answer), 1), None)
+    assert "your code raised KeyError; it should have raised ValueError\n  at line" in report
 
 
 def test_a_stub_refuses_nothing():
@@ -866,6 +866,6 @@ def test_in_a_kernel_a_wrong_answer_is_an_error_output_that_shows_its_message_al
         assert output.output_type == "error" and output.ename == "CheckFailed" and "✗ 70.1 affine" in output.evalue
         assert "\n".join(output.traceback) == output.evalue and "Traceback" not in output.evalue
     assert wrong[0].evalue == failure("70.1", no_scale, 3)
-    assert "AttributeError: 'Tensor' object has no attribute 'nothing' at line 2: y = x.nothing" in raised[0].evalue
-    assert "SystemExit: 1 at line 3: sys.exit(1)" in left[0].evalue and "\\ud800" in half[0].evalue
+    assert "AttributeError: 'Tensor' object has no attribute 'nothing'\n  at line 2: y = x.nothing" in raised[0].evalue
+    assert "SystemExit: 1\n  at line 3: sys.exit(1)" in left[0].evalue and "\\ud800" in half[0].evalue
     assert lent[0].text == "○ 70.1 affine: not attempted (0 of 3)\nTrue True\n"

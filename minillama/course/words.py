@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from minillama.course.wire import kind_of
 if TYPE_CHECKING:
     from minillama.course.checking import Outcome, Result
 
+WIDTH = 98  # characters in a line; a notebook shows about 100
 FEW, MANY = 8, 16  # numbers of a tensor, items of a list that a message shows
 PRINTED = 5  # lines of what the answer printed
 
@@ -32,7 +34,7 @@ def report(result: "Result", mistake: Version | None) -> str:
         lines += _input(outcome.call, names)
     lines += _what_came(outcome, names)
     if mistake:
-        lines += textwrap.wrap(mistake.text, 110, initial_indent="  → ", subsequent_indent="    ")
+        lines.append(f"  → {' '.join(mistake.text.split())}")
     elif outcome.kind == "values":
         lines.append(f'  The values differ, and not as in one of the known mistakes. hint("{exercise.id}") helps.')
     elif outcome.kind == "property":
@@ -44,15 +46,25 @@ def report(result: "Result", mistake: Version | None) -> str:
     if outcome.call and outcome.call.printed.strip():
         lines += ["  your code printed:", *(f"    {line}" for line in outcome.call.printed.splitlines()[:PRINTED])]
     lines.append(f'  (the same inputs again: check("{exercise.id}", {exercise.name}, seed={result.seed}))')
-    return "\n".join(lines).encode(errors="backslashreplace").decode()  # half a character can't be shown
+    return "\n".join(map(_wrapped, lines)).encode(errors="backslashreplace").decode()  # half a character can't be shown
+
+
+def _wrapped(line: str) -> str:
+    """The line, or several, the later ones below what follows its label."""
+    indent = re.match(r" *(→ |on: +|you gave: +|expected: +)?", line)
+    assert indent
+    below = " " * indent.end()
+    wrap = textwrap.TextWrapper(WIDTH, subsequent_indent=below, replace_whitespace=False, break_on_hyphens=False)
+    return line if len(line) <= WIDTH else wrap.fill(line)
 
 
 def _what_came(outcome: "Outcome", names: list[str]) -> list[str]:
     if outcome.kind == "changed" and outcome.call:
         return _changed(outcome.call, names)
     if raised := outcome.raised:
-        said = ": ".join(filter(None, [raised.kind, raised.message])) + (raised.line and f" at {raised.line}")
-        return [f"  your code raised {said}{raised.wanted and f'; it should have raised {raised.wanted}'}"]
+        said = ": ".join(filter(None, [raised.kind, raised.message]))
+        said += raised.wanted and f"; it should have raised {raised.wanted}"
+        return [f"  your code raised {said}", *([f"  at {raised.line}"] if raised.line else [])]
     differs = outcome.differs
     assert differs
     place = f"at {differs.place}: " if differs.place else ""
