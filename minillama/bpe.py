@@ -144,9 +144,10 @@ def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[Pair]:
     return merges
 
 
-def merge_word(word: bytes, ranks: Mapping[Pair, int]) -> list[int]:
+def merge_word(word: Sequence[int], ranks: Mapping[Pair, int], made: Mapping[Pair, int] | None = None) -> list[int]:
     """Merge the pair of lowest rank, the leftmost of equals, until none is left. ranks: the place of each merge.
 
+    word: bytes, or ids to begin with. made: the id that each merge makes (default: 256 + its rank).
     The same as `encode`, but the time grows with n log n for n bytes.
 
     >>> merge_word(b"abcd", {(98, 99): 0, (97, 98): 1, (256, 100): 2})
@@ -161,7 +162,7 @@ def merge_word(word: bytes, ranks: Mapping[Pair, int]) -> list[int]:
         j = right[i]
         if (ids[i], ids[j]) != pair:
             continue  # one of the two has become part of another token
-        before, after, new_id = left[i], right[j], 256 + rank
+        before, after, new_id = left[i], right[j], 256 + rank if made is None else made[pair]
         ids[i], ids[j], right[i], left[after] = new_id, -1, after, i
         for place, pair in (before, (ids[before], new_id)), (i, (new_id, ids[after])):
             if pair in ranks:

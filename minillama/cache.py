@@ -41,6 +41,12 @@ class KVCache:
         k = self.layers[0].k
         return 0 if k is None else k.size(2)
 
+    def crop(self, n_tokens: int):
+        """Forget all but the first n_tokens."""
+        for layer in self.layers:
+            if layer.k is not None and layer.v is not None:
+                layer.k, layer.v = layer.k[:, :, :n_tokens], layer.v[:, :, :n_tokens]
+
     @property
     def n_bytes(self) -> int:
         stored = [t for layer in self.layers for t in (layer.k, layer.v) if t is not None]

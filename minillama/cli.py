@@ -81,15 +81,38 @@ def build_parser() -> argparse.ArgumentParser:
     _add_device(sample)
     sample.set_defaults(command=run_sample)
 
+    chat = commands.add_parser(
+        "chat",
+        help="talk with a chat model",
+        description="Talk with a chat model; without a CHECKPOINT, with SmolLM2, which is fetched if need be (93 MB).",
+    )
+    chat.add_argument("checkpoint", nargs="?", default="smollm2", help="a Hugging Face or Meta folder, or a .gguf file")
+    chat.add_argument("--prompt", help="ask this, print the answer, and end")
+    chat.add_argument("--system", help="instructions that go before everything")
+    chat.add_argument("--template", help="chatml, llama-2, llama-3 (default: the checkpoint's own)")
+    chat.add_argument("--tokens", type=int, default=200, metavar="N", help="at most so many per answer (default: 200)")
+    chat.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest (default: 0)")
+    chat.add_argument("--top-k", type=int, help="only the K likeliest")
+    chat.add_argument("--top-p", type=float, help="only the likeliest that together reach P")
+    chat.add_argument("--min-p", type=float, help="only those at least P times as likely as the likeliest")
+    chat.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: repeat less (default: 1)")
+    chat.add_argument("--seed", type=int, help="the same seed answers the same again")
+    chat.add_argument("--parts", choices=("mine",), help="run it on the parts that you wrote in the course")
+    chat.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights (default: as they are)")
+    _add_device(chat)
+    chat.set_defaults(command=run_chat)
+
     evaluate = commands.add_parser("evaluate", help="measure a trained model's validation loss again")
     evaluate.add_argument(
         "checkpoint", nargs="?", type=Path, help="a run's folder, or one checkpoint (default: newest)"
     )
     evaluate.add_argument("--text", type=Path, help="the text it was trained on (default: TinyShakespeare)")
+    _add_device(evaluate)
     evaluate.set_defaults(command=run_evaluate)
 
     certify = commands.add_parser("certify", help="prove what a falling loss does not: no look into the future, ...")
     certify.add_argument("checkpoint", nargs="?", type=Path, help="a run's folder, or one checkpoint (default: newest)")
+    _add_device(certify)
     certify.set_defaults(command=run_certify)
 
     pack = commands.add_parser("pack", help="make a run small enough to ship: bfloat16, measured, certified")
@@ -98,10 +121,22 @@ def build_parser() -> argparse.ArgumentParser:
     pack.add_argument("--text", type=Path, help="the text it was trained on (default: TinyShakespeare)")
     pack.set_defaults(command=run_pack)
 
+    export = commands.add_parser("export", help="write a model for other programs: Transformers, llama.cpp")
+    export.add_argument("checkpoint", nargs="?", help="a checkpoint of any format (default: the newest run)")
+    export.add_argument("path", type=Path, help="what to write: a folder, or a file that ends in .gguf")
+    export.add_argument("--format", choices=("huggingface", "gguf"), help="default: gguf for .gguf, else huggingface")
+    export.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights (default: as it is)"
+    )
+    export.set_defaults(command=run_export)
+
     info = commands.add_parser("info", help="what a model costs: parameters, operations, memory")
-    info.add_argument("name", nargs="?", help="a preset, a recipe, or a checkpoint; without it, all presets are listed")
+    info.add_argument(
+        "name", nargs="?", help="a preset, a recipe, or a checkpoint of any format; without it, all presets are listed"
+    )
     info.add_argument("--length", type=int, metavar="N", help="tokens in the text (default: all the model can)")
-    info.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of weights and cache")
+    info.add_argument("--dtype", choices=("float32", "bfloat16"), help="of weights and cache (default: the file's)")
+    info.add_argument("--device", default="auto", help="would it fit there? cpu, cuda, mps (default: the fastest)")
     info.set_defaults(command=run_info)
 
     doctor = commands.add_parser("doctor", help="what this machine has, and what is missing")
@@ -208,6 +243,7 @@ def run_sample(options):
     from minillama.devices import pick_device
     from minillama.generate import stream
     from minillama.saving import open_checkpoint
+    from minillama.tokenizer import TextStream
 
     _set_threads(options)
     if options.tokens < 1:
@@ -220,21 +256,54 @@ def run_sample(options):
     tokens = torch.tensor([tokenizer.encode(options.prompt)], dtype=torch.long, device=device)
     if options.stop is not None and (len(options.stop) != 1 or not tokenizer.encode(options.stop)):
         raise ValueError(f"--stop {options.stop!r}; expected one character")
-    waiting = []
+    text = TextStream(tokenizer)
     print(options.prompt, end="", flush=True)
     for new in stream(
         model, tokens, options.tokens, generator=generator, temperature=options.temperature, top_k=options.top_k,
         top_p=options.top_p, min_p=options.min_p, repetition_penalty=options.repetition_penalty,
     ):  # fmt: skip
-        waiting.append(new.item())
-        said = tokenizer.decode(waiting)
-        if said.endswith("\N{REPLACEMENT CHARACTER}") and len(waiting) < 4:
-            continue  # perhaps the beginning of a character, which may be spread over four tokens
+        said = text.add(int(new))
         print(said, end="", flush=True)
-        waiting = []
         if options.stop is not None and options.stop in said:
             break
-    print(tokenizer.decode(waiting))
+    print(text.end())
+
+
+def run_chat(options):
+    """Talk with a checkpoint, line by line, or answer one question."""
+    import torch
+
+    from minillama import assets, talk
+    from minillama.chat import TEMPLATES, Chat
+    from minillama.checkpoints import load
+    from minillama.course.keep import my_parts
+    from minillama.devices import pick_device
+
+    _set_threads(options)
+    if options.template not in (None, *TEMPLATES):
+        raise ValueError(f"--template {options.template!r}; expected one of {', '.join(TEMPLATES)}")
+    asset = assets.ASSETS.get(options.checkpoint)
+    if asset is not None and not Path(options.checkpoint).exists():
+        if asset.fault(assets.data_dir() / asset.filename):
+            _to_stderr(f"{asset.name} is not here yet: fetching {asset.about} ({asset.licence})")
+        options.checkpoint = assets.fetch(asset.name, report=_to_stderr)
+    loaded = load(
+        options.checkpoint,
+        parts=None if options.parts is None else my_parts(_to_stderr),
+        dtype=None if options.dtype is None else getattr(torch, options.dtype),
+        device=pick_device(options.device),
+    )
+    for note in loaded.notes:
+        _to_stderr(note)
+    chat = Chat(
+        loaded, template=options.template, system=options.system, max_tokens=options.tokens,
+        temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty, seed=options.seed, report=_to_stderr,
+    )  # fmt: skip
+    if options.prompt is None:
+        talk.talk(chat)
+    else:
+        talk.answer(chat, options.prompt)
 
 
 def newest_run() -> Path:
@@ -255,10 +324,13 @@ def newest_run() -> Path:
 
 def run_evaluate(options):
     """Measure the validation loss, and say whether it is the one that is stored. Exit code 1 if it is not."""
+    from minillama.devices import pick_device
     from minillama.pack import validation_loss
     from minillama.saving import open_checkpoint
 
+    _set_threads(options)
     checkpoint = open_checkpoint(options.checkpoint or newest_run(), report=_to_stderr)
+    checkpoint.model.to(pick_device(options.device))
     loss, stored = validation_loss(checkpoint, text_of(options)), checkpoint.training["validation_loss"]
     print(f"{checkpoint.folder}: validation loss {loss:.4f} nats per token, measured now")
     if stored is None or abs(loss - stored) > 1e-3:
@@ -269,9 +341,12 @@ def run_evaluate(options):
 def run_certify(options):
     """Print the certificate. Exit code 1 if a property fails."""
     from minillama.certify import certify
+    from minillama.devices import pick_device
     from minillama.saving import open_checkpoint
 
+    _set_threads(options)
     checkpoint = open_checkpoint(options.checkpoint or newest_run(), report=_to_stderr)
+    checkpoint.model.to(pick_device(options.device))
     certificate = certify(checkpoint.model)
     print(f"{checkpoint.folder}\n{certificate}")
     if not certificate.passed:
@@ -306,8 +381,9 @@ def text_of(options) -> str:
 
 
 def run_info(options):
-    """Print what a preset, a recipe or a checkpoint costs."""
+    """Print what a preset, a recipe or a checkpoint costs, and whether it fits into memory here."""
     from minillama.config import PRESETS, Config
+    from minillama.devices import free_memory, pick_device
     from minillama.info import costs, quantity
     from minillama.saving import newest_checkpoint, read_json
 
@@ -320,10 +396,14 @@ def run_info(options):
                 f"{c.n_kv_heads:>8}  {c.d_ff:>6}  {c.vocab_size:>10}  {c.max_len:>7}"
             )
         return
+    dtype = "bfloat16"
     if options.name in PRESETS:
         config = PRESETS[options.name]
     elif options.name in RECIPES:
         config = RECIPES[options.name].config(vocab_size=65)
+    elif (opened := _headers(options.name)) is not None:
+        config, dtype = opened.config, str(opened.dtype).removeprefix("torch.")
+        print(f"{opened.path}: {opened.format}", *opened.notes, sep="\n")
     elif Path(options.name).is_dir():
         folder = newest_checkpoint(Path(options.name))
         if folder is None:
@@ -332,7 +412,8 @@ def run_info(options):
     else:
         names = ", ".join([*PRESETS, *RECIPES])
         raise ValueError(f"{options.name!r} is no preset, recipe or folder; presets and recipes: {names}")
-    n_bytes = {"float32": 4, "bfloat16": 2}[options.dtype]
+    dtype = options.dtype or dtype
+    n_bytes = 4 if dtype == "float32" else 2
     length = config.max_len if options.length is None else options.length
     if not 1 <= length <= 2**24:
         raise ValueError(f"--length {length}; expected 1 to {2**24}")
@@ -342,10 +423,55 @@ def run_info(options):
     print(f"{'parameters':<24} {cost.n_parameters:,}  ({cost.n_embedding:,} of them in embedding and output)")
     print(f"{'operations per token':<24} {quantity(cost.flops_per_token, 'FLOP')} at token {length:,}")
     print(f"{'the same, training':<24} {quantity(cost.training_flops_per_token, 'FLOP')}, windows of {length:,}")
-    print(f"{'memory, weights':<24} {quantity(cost.weights_bytes, 'B')} in {options.dtype}")
+    print(f"{'memory, weights':<24} {quantity(cost.weights_bytes, 'B')} in {dtype}")
     per_token = quantity(cost.cache_bytes_per_token, "B")
     print(f"{'memory, KV cache':<24} {quantity(cost.cache_bytes, 'B')} for {length:,} tokens ({per_token} each)")
     print(f"{'memory, training':<24} {quantity(cost.training_bytes, 'B')} and activations, float32 with AdamW")
+    device = pick_device(options.device)
+    needed, free = cost.weights_bytes + cost.cache_bytes, free_memory(device)
+    if free is not None:
+        hint = "; try a smaller --length" + (", or --dtype bfloat16" if n_bytes == 4 else "")
+        hint = hint if needed > free else ""
+        print(
+            f"{'fits here':<24} {'no' if hint else 'yes'}: {quantity(needed, 'B')} of weights and cache, "
+            f"{quantity(free, 'B')} free on {device}{hint}"
+        )
+
+
+def _headers(name: str):
+    """What the headers of a checkpoint of somebody else's say; None if there is none of this name."""
+    from minillama import assets
+    from minillama.checkpoints import inspect, is_foreign
+
+    path = Path(name)
+    if not path.exists() and name in assets.ASSETS:
+        path = assets.data_dir() / assets.ASSETS[name].filename
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: not fetched yet; python -m minillama data {name}")
+    return inspect(path) if is_foreign(path) else None
+
+
+def run_export(options):
+    """Write a checkpoint for Transformers or llama.cpp."""
+    import torch
+
+    from minillama.checkpoints import load
+    from minillama.checkpoints.export import export
+
+    loaded = load(options.checkpoint or newest_run())
+    for note in loaded.notes:
+        _to_stderr(note)
+    if loaded.tokenizer is None:
+        _to_stderr(f"without a tokenizer: {loaded.no_tokenizer}")
+    format = options.format or ("gguf" if options.path.suffix == ".gguf" else "huggingface")
+    dtype = None if options.dtype is None else getattr(torch, options.dtype)
+    export(
+        loaded.model, loaded.tokenizer, options.path, format, dtype=dtype, chat_template=loaded.chat_template,
+        stop_tokens=loaded.stop_tokens,
+    )  # fmt: skip
+    files = [options.path] if options.path.is_file() else sorted(options.path.iterdir())
+    size = sum(file.stat().st_size for file in files) / 1e6
+    print(f"{options.path}: {size:,.1f} MB, {', '.join(file.name for file in files)}")
 
 
 def run_doctor(options):
@@ -354,8 +480,8 @@ def run_doctor(options):
 
     from minillama import assets, devices
 
-    print(f"{'minillama':<16} {__version__}   ({Path(__file__).parent})")
-    print(f"{'python':<16} {platform.python_version()}   {platform.platform()}")
+    print(f"{'minillama':<16} {__version__}   ({os.path.relpath(Path(__file__).parent)})")
+    print(f"{'python':<16} {platform.python_version()}   {platform.system()} {platform.machine()}")
     for package, what_for in PACKAGES.items():
         try:
             print(f"{package:<16} {importlib.metadata.version(package)}")
@@ -400,6 +526,8 @@ PACKAGES = {
     "tqdm": "progress bars",
     "matplotlib": "figures",
     "sentencepiece": "tokenizers of chapter 02",
+    "regex": "tokenizers of LLaMA 3 and SmolLM2",
+    "jinja2": "chat templates",
     "jupyter": "opens the notebooks",
     "jupytext": "reads the notebooks' sources",
     "nbval": "checks the notebooks",

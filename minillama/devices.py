@@ -3,6 +3,8 @@
 import os
 import shutil
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -24,6 +26,24 @@ def available_devices() -> list[str]:
     """Of "cuda", "mps" and "cpu" those that torch can use here, the fastest first."""
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     return [name for name, is_there in here.items() if is_there]
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a model could take on this device now; None where nobody says.
+
+    >>> free_memory(torch.device("cpu")) != 0
+    True
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    with suppress(OSError, ValueError, IndexError):
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024 * int(lines["MemAvailable"].split()[0])
+    with suppress(AttributeError, OSError, ValueError):  # not Linux: all that is built in
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
 
 
 def bf16_pays(device: torch.device) -> bool:

@@ -190,7 +190,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-        _check_dense(state)
+        check_dense(state)
         return state
     except Exception as error:  # torch's reader fails in many ways
         size = path.stat().st_size
@@ -199,11 +199,11 @@ def read_state(folder: Path) -> dict[str, Any] | None:
         ) from None
 
 
-def _check_dense(state: Any):
+def check_dense(state: Any):
     """Raise ValueError if a tensor claims more numbers than the file holds (stride 0, sparse)."""
     if isinstance(state, dict | list | tuple):
         for value in state.values() if isinstance(state, dict) else state:
-            _check_dense(value)
+            check_dense(value)
     elif isinstance(state, torch.Tensor) and (
         state.layout != torch.strided or state.untyped_storage().nbytes() < state.numel() * state.element_size()
     ):

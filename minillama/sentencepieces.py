@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from itertools import permutations
 from operator import index
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -48,6 +49,8 @@ class SentencePieceTokenizer:
                 f"use another copy of the file\n{error}"
             ) from None
         self.model = model
+        control = filter(self._library.is_control, range(self.vocab_size))
+        self.special_ids: dict[str, int] = {self._library.id_to_piece(i): i for i in control}
         self.bos, self.eos = (i if i >= 0 else None for i in (self._library.bos_id(), self._library.eos_id()))
 
     @classmethod
@@ -105,9 +108,21 @@ class SentencePieceTokenizer:
             ) from None
         return cls(model.getvalue())
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text, without bos and eos. Errors: ValueError for half a character (a lone surrogate)."""
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """The ids of a text, without bos and eos; <s> in it is text like any other, unless allow_special.
+
+        Errors: ValueError for half a character (a lone surrogate).
+        """
         check_text(text)
+        special = any_of(self.special_ids) if allow_special else None
+        if special is None:
+            return self._encode(text)
+        tokens = []
+        for i, part in enumerate(special.split(text)):  # text, special, text, ..., special, text
+            tokens += [self.special_ids[part]] if i % 2 else self._encode(part)
+        return tokens
+
+    def _encode(self, text: str) -> list[int]:
         space_mark, library = "▁", self._library
         if space_mark not in text or not library.is_byte(library.piece_to_id("<0xE2>")):
             return library.encode(text)
@@ -126,6 +141,18 @@ class SentencePieceTokenizer:
         """The text of the ids; bos and eos are no text. Bytes that are no character become U+FFFD."""
         return self._library.decode(check_tokens(tokens, self.vocab_size))
 
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        """The bytes of the ids, joined, and every space kept, so that texts in a row fit together."""
+        return b"".join([self._bytes_of(token) for token in check_tokens(tokens, self.vocab_size)])
+
+    def _bytes_of(self, token: int) -> bytes:
+        piece, library = self._library.id_to_piece(token), self._library
+        if library.is_byte(token):
+            return bytes([int(piece[3:5], 16)])
+        if library.is_control(token):
+            return b""
+        return (library.decode([token]) if library.is_unknown(token) else piece.replace("▁", " ")).encode()
+
     def to_dict(self) -> dict:
         """What JSON can hold: the model in base64."""
         return {"kind": self.kind, "model": base64.b64encode(self.model).decode()}
@@ -133,8 +160,7 @@ class SentencePieceTokenizer:
     @classmethod
     def from_dict(cls, fields: dict) -> "SentencePieceTokenizer":
         """Undo to_dict. Errors: ValueError that names the field."""
-        if not isinstance(fields, dict) or fields.get("kind") != cls.kind:
-            raise ValueError(f"expected a tokenizer of kind {cls.kind!r}, found {reprlib.repr(fields)}")
+        check_kind(fields, cls.kind)
         model = fields.get("model")
         try:
             model_bytes = base64.b64decode(model, validate=True)  # pyright: ignore
@@ -142,6 +168,12 @@ class SentencePieceTokenizer:
             found = f"model: {reprlib.repr(model)} ({error})"
             raise ValueError(f"{found}, expected text in base64; use another copy of the file") from None
         return cls(model_bytes)
+
+
+def check_kind(fields: Any, kind: str):
+    """Refuse what to_dict of another tokenizer wrote, or no to_dict at all."""
+    if not isinstance(fields, dict) or fields.get("kind") != kind:
+        raise ValueError(f"expected a tokenizer of kind {kind!r}, found {reprlib.repr(fields)}")
 
 
 def check_text(text: str, name: str = "text"):
@@ -154,6 +186,12 @@ def check_text(text: str, name: str = "text"):
             f"{name}: {half!r} (U+{ord(half):04X}) at position {error.start} is half of a character (a surrogate), "
             f"expected whole ones; leave it out, or read the text again as UTF-8"
         ) from None
+
+
+def any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
+    """A pattern to split a text at any of these; None if there are none."""
+    longest_first = sorted(texts, key=len, reverse=True)  # where <a> and <a>b both fit
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
 
 
 def check_tokens(tokens: Iterable[int], vocab_size: int) -> list[int]:

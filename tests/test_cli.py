@@ -189,7 +189,8 @@ def test_a_wrong_command_line_exits_with_2(arguments):
 
 
 @pytest.mark.parametrize(
-    "command", ["data", "train", "sample", "evaluate", "certify", "pack", "info", "doctor", "progress", "build"]
+    "command",
+    ["data", "train", "sample", "chat", "evaluate", "certify", "pack", "export", "info", "doctor", "progress", "build"],
 )
 def test_every_command_explains_itself(capsys, command):
     with pytest.raises(SystemExit) as exit:

@@ -211,7 +211,7 @@ def test_characters_are_opened_by_their_kind_too():
     ],
 )
 def test_an_unknown_kind_is_refused_by_name(fields, found):
-    with pytest.raises(ValueError, match=f"^kind: {found}, expected one of characters, byte-pairs, sentencepiece; use"):
+    with pytest.raises(ValueError, match=f"^kind: {found}, expected one of characters, byte-pairs, .*; use"):
         tokenizer_from_dict(fields)
 
 
