@@ -48,6 +48,7 @@ DOUBLE.check("twice as much", points=2)(lambda double: None)
 SCALE.check("each by its own")(lambda Scale: None)
 EXERCISES = {"70.1": DOUBLE, "70.2": SCALE}
 
+ROOT = Path(__file__).resolve().parents[1]
 SOURCE = """\
 # %% [markdown]
 # # Toys
@@ -307,6 +308,10 @@ def changes():
     def figures(repository, monkeypatch):
         (repository.plots / "norm.py").write_text("# a new figure")
 
+    def text(repository, monkeypatch):
+        before, after = "# ## Norms", "# A new cell.\n\n# %% [markdown]\n# ## More\n#\n# ## Norms"
+        repository.source.write_text(repository.source.read_text().replace(before, after))
+
     def builder(repository, monkeypatch):
         monkeypatch.setattr(build, "VERSION", build.VERSION + 1)
 
@@ -316,7 +321,12 @@ def changes():
     def missing_worked(repository, monkeypatch):
         repository.worked.unlink()
 
-    return [source, body, docstring, hints, points, shown, figures, builder, missing_learner, missing_worked]
+    return [source, body, docstring, hints, points, shown, figures, text, builder, missing_learner, missing_worked]
+
+
+def outputs_of(path):
+    if path.exists():
+        return [cell["outputs"] for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
 
 
 @pytest.mark.parametrize("change", changes(), ids=lambda change: change.__name__)
@@ -331,7 +341,11 @@ def test_what_a_notebook_is_made_from_is_noticed_by_check_and_built_again(change
     assert faults and all("not current; python -m minillama build 70" in fault for fault in faults)
     assert main(["build", "--check"]) == 1 and "not current" in capsys.readouterr().err
     assert pretend_to_run.runs == 1
-    assert built()[0] == "70_toys: running ..." and build.check_current() == []
+    same_code = change.__name__ in ("docstring", "hints", "text", "missing_learner")
+    before = outputs_of(repository.worked)
+    assert built()[0] == f"70_toys: {'the same code, its outputs stay' if same_code else 'running ...'}"
+    assert build.check_current() == [] and pretend_to_run.runs == (1 if same_code else 2)
+    assert not same_code or (outputs_of(repository.worked) == before and any(before))
 
 
 def test_a_notebook_whose_source_is_gone_is_noticed(repository):
@@ -454,6 +468,18 @@ def test_output_that_changes_between_machines_is_refused_with_its_cell(text, wha
         output_of(text, kind)
     assert output_of(text, kind, ["nbval-ignore-output"])
     assert output_of("loss 4.1744, 0x41, 1/2", kind)
+
+
+def test_a_notebook_made_with_short_trainings_is_not_current(repository, monkeypatch):
+    cells = build.parse(repository.source)
+    full = build.fingerprint(repository.source, cells)
+    monkeypatch.setenv("MINILLAMA_FAST", "1")
+    assert build.fingerprint(repository.source, cells) != full
+
+
+def test_a_path_of_this_machine_is_refused_in_every_cell():
+    with pytest.raises(build.BuildError, match=f"cell norms-3: prints {re.escape(str(ROOT))}, a path of this machine"):
+        output_of(f"in {ROOT}/minillama", tags=["nbval-ignore-output"])
 
 
 @pytest.mark.parametrize("kind", ["stream", "data"])

@@ -727,7 +727,7 @@ def test_a_buffer_of_the_learners_is_no_weight():
 
 
 @pytest.mark.parametrize("answer, kind, text", [
-    (lambda d_model: nn.Linear(d_model, 2), "weights", "keep __init__ as it was given"),
+    (lambda d_model: nn.Linear(d_model, 2), "weights", "as the docstring or the given __init__"),
     (lambda d_model: None, "type", "this is None, expected a module"),
     (lambda d_model: torch.ones(3), "type", "this is a tensor, expected a module"),
 ])  # fmt: skip

@@ -122,10 +122,11 @@ CELLS = {
     ),
     "constants": (
         "import math, torch\nTWO = 2\nHALF = 0.5\nNAMES = ('a', 1)\nLOW = -math.inf\nTABLE = {'x': [1]}\n"
-        "D = torch.float16\nNO = math.nan\n",
-        "def double(x):\n    return TWO * x * (HALF + HALF) if NAMES and TABLE and x > LOW and D and NO else 0\n",
+        "D = torch.float16\nNO = math.nan\nfrom minillama.bpe import Pair\n",
+        "def double(x):\n    y: Pair = TWO * x * (HALF + HALF)\n"
+        "    return y if NAMES and TABLE and x > LOW and D and NO and Pair else 0\n",
         ["TWO = 2", "HALF = 0.5", "NAMES = ('a', 1)", 'LOW = float("-inf")', "TABLE = {'x': [1]}",
-         "from torch import float16 as D", 'NO = float("nan")'],
+         "from torch import float16 as D", 'NO = float("nan")', "Pair = tuple[int, int]"],
     ),
     "a function of torch by its own name": (
         "from torch import relu\nfrom torch.nn.functional import scaled_dot_product_attention as sdpa\n",

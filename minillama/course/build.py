@@ -75,11 +75,17 @@ def build(chapter: str | None = None, *, force: bool = False, report: Callable[[
                 continue
             for path in paths:
                 refuse_hand_edits(path, source)
-        report(f"{source.stem}: running ...")
         learner, worked = (notebook(source, cells, edition) for edition in ("learner", "worked"))
-        execute(worked, source)
+        ran = None if force else same_code(paths[1], source, cells)
+        if ran:
+            report(f"{source.stem}: the same code, its outputs stay")
+            keep_outputs(ran, worked)
+        else:
+            report(f"{source.stem}: running ...")
+            execute(worked, source)
         copy_outputs(cells, worked, learner)
         for path, made in zip(paths, (learner, worked), strict=True):
+            made["metadata"]["minillama"]["ran"] = code_fingerprint(source, cells)
             write(path, made, stamp)
             report(f"{path.relative_to(source.parents[1])}: {path.stat().st_size / 1e3:.0f} kB")
 
@@ -280,6 +286,8 @@ def _output(output: dict[str, Any], cell: dict[str, Any], source: Path) -> dict[
             f"{source.name}, cell {cell['id']}: prints a line of {len(widest)} characters, at most {WIDEST} can be "
             f"read without scrolling or wrapping: {widest[:60]} ..."
         )
+    if (here := str(Path(__file__).resolve().parents[2])) in "".join(texts):
+        raise BuildError(f"{source.name}, cell {cell['id']}: prints {here}, a path of this machine")
     if "tags" not in cell["metadata"]:
         for pattern, what in ((r"0x[0-9a-f]{6,}", "an address"), (r"/(home|tmp|root|Users)/", "a path"),
                               (r"\d\.\d{7,}", "a number that is not rounded")):  # fmt: skip
@@ -294,6 +302,21 @@ def _output(output: dict[str, Any], cell: dict[str, Any], source: Path) -> dict[
     return plain
 
 
+def same_code(path: Path, source: Path, cells: list[Cell]) -> dict[str, Any] | None:
+    """The worked edition that is there, if its outputs are those of this source's code; None if they are not."""
+    book = read(path)
+    made = book["metadata"].get("minillama", {}) if book else {}
+    unchanged = made.get("content") == content_of(book) if book else False
+    return book if unchanged and made.get("ran") == code_fingerprint(source, cells) else None
+
+
+def keep_outputs(ran: dict[str, Any], worked: dict[str, Any]):
+    """Give a notebook the outputs of an earlier one with the same code cells."""
+    before, now = ([cell for cell in book["cells"] if cell["cell_type"] == "code"] for book in (ran, worked))
+    for old, cell in zip(before, now, strict=True):
+        cell["outputs"], cell["execution_count"] = old["outputs"], old["execution_count"]
+
+
 def copy_outputs(cells: list[Cell], worked: dict[str, Any], learner: dict[str, Any]):
     """Give the learner's edition the outputs of the worked one, but for checks, answers to predictions, solutions."""
     own = {cell.id for cell in cells if cell.kind not in ("code", "varies") or "my_parts(" in cell.text}
@@ -303,16 +326,31 @@ def copy_outputs(cells: list[Cell], worked: dict[str, Any], learner: dict[str, A
 
 
 def fingerprint(source: Path, cells: list[Cell]) -> str:
-    """What the notebooks of a source are made from, as one SHA-256: the source, exercises, what it shows or draws."""
-    parts = [f"builder {VERSION}", source.read_text(encoding="utf-8")]
+    """What the notebooks of a source are made from, as one SHA-256: its texts, exercises, and what decides outputs."""
+    parts = [code_fingerprint(source, cells), source.read_text(encoding="utf-8")]
+    for exercise in (find(cell.name) for cell in cells if cell.kind == "exercise"):
+        parts += [stub(exercise), *exercise.hints]
+    return _sha256(parts)
+
+
+def code_fingerprint(source: Path, cells: list[Cell]) -> str:
+    """What the outputs come from, as one SHA-256: code cells, solutions, parts that are shown, figures."""
+    short = " with short trainings" if os.environ.get("MINILLAMA_FAST") == "1" else ""  # not what belongs into a commit
+    parts = [f"builder {VERSION}{short}"]
     for cell in cells:
+        if cell.kind == "markdown":
+            continue
+        parts += [f"{cell.kind} {cell.name}", cell.text.strip()]
         if cell.kind == "exercise":
-            exercise = find(cell.name)
-            parts += [solution(exercise), stub(exercise), *exercise.hints, str(exercise.points)]
+            parts += [solution(find(cell.name)), str(find(cell.name).points)]
         parts += [inspect.getsource(package_part(name)) for name in SHOWN.findall(cell.text)]
         for name in re.findall(r"^from minillama\.plots import (\w+)", cell.text, re.MULTILINE):
             file = source.parents[2] / "minillama" / "plots" / f"{name}.py"
             parts.append(file.read_text(encoding="utf-8") if file.exists() else "")
+    return _sha256(parts)
+
+
+def _sha256(parts: list[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

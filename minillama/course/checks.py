@@ -177,7 +177,8 @@ def with_weights(module: Answer, new: dict[str, Tensor]) -> Answer:
     there = weights(module)
     if {name: w.shape for name, w in there.items()} != {name: w.shape for name, w in new.items()}:
         shapes = [", ".join(f"{k} {tuple(v.shape)}" for k, v in sorted(w.items())) or "none" for w in (there, new)]
-        raise Differs("weights", shapes[0], shapes[1], "the weights' names and shapes (keep __init__ as it was given)")
+        text = "the weights' names and shapes (as the docstring or the given __init__ has them)"
+        raise Differs("weights", shapes[0], shapes[1], text)
     module._ask("load", new)
     return module
 

@@ -14,6 +14,7 @@ import os
 import re
 import symtable
 import sys
+import types
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -252,6 +253,8 @@ def _import_of(name: str, value: Any) -> str:
     if isinstance(value, float):
         return f'{name} = float("{float(value)!r}")' if not math.isfinite(value) else f"{name} = {float(value)!r}"
     if _is_literal(value):
+        return f"{name} = {value!r}"
+    if isinstance(value, types.GenericAlias) and "." not in repr(value):  # Pair = tuple[int, int]
         return f"{name} = {value!r}"
     if isinstance(value, torch.dtype):
         return f"from torch import {str(value).removeprefix('torch.')} as {name}"

@@ -5,6 +5,7 @@ What all figures share is here; each chapter has its own in a file named like th
 
 import io
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -33,6 +34,18 @@ def label_line(axes: Axes, x: float, y: float, text: str, colour: str, dy: float
     axes.annotate(
         text, (x, y), xytext=(5, dy), textcoords="offset points", color=colour, va="center", annotation_clip=False
     )
+
+
+def label_lines(axes: Axes, ends: Iterable[tuple[float, float, str, str]], gap: float = 13):
+    """Name lines at their ends (x, y, text, colour), at least `gap` points apart. Call when the limits are set."""
+    figure = axes.get_figure(root=True)
+    assert figure
+    figure.draw_without_rendering()  # only now is it known where a value stands
+    lowest = float("-inf")
+    for x, y, text, colour in sorted(ends, key=lambda end: end[1]):
+        at = axes.transData.transform((x, y))[1] * 72 / figure.dpi  # points
+        lowest = max(at, lowest + gap)
+        label_line(axes, x, y, text, colour, dy=lowest - at)
 
 
 def shown(figure: Figure) -> Figure:
@@ -65,8 +78,6 @@ def loss_curve(metrics: list[dict[str, Any]], name: str) -> Figure:
         i = len(lines)
         marker = "o" if key == "validation_loss" else None
         axes.plot(x, y, color=COLOURS[i], linestyle=DASHES[i], marker=marker, markersize=4)
-        lines.append((y[-1], x[-1], text, COLOURS[i]))
-    close = len(lines) == 2 and abs(lines[0][0] - lines[1][0]) < 0.08 * (axes.get_ylim()[1] - axes.get_ylim()[0])
-    for rank, (y, x, text, colour) in enumerate(sorted(lines)):
-        label_line(axes, x, y, f"{text} {y:.2f}", colour, dy=(14 * rank - 7) if close else 0)
+        lines.append((x[-1], y[-1], f"{text} {y[-1]:.2f}", COLOURS[i]))
+    label_lines(axes, lines)
     return figure
