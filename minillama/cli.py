@@ -242,13 +242,12 @@ def run_sample(options):
 
     from minillama.devices import pick_device
     from minillama.generate import stream
-    from minillama.saving import open_checkpoint
     from minillama.tokenizer import TextStream
 
     _set_threads(options)
     if options.tokens < 1:
         raise ValueError(f"--tokens {options.tokens}; expected at least 1")
-    checkpoint = open_checkpoint(options.checkpoint or newest_run(), report=_to_stderr)
+    checkpoint = open_own(options.checkpoint or newest_run())
     model, tokenizer = checkpoint.model.to(pick_device(options.device)), checkpoint.tokenizer
     device = next(model.parameters()).device
     generator = torch.Generator(device)
@@ -306,6 +305,20 @@ def run_chat(options):
         talk.answer(chat, options.prompt)
 
 
+def open_own(path: Path):
+    """A checkpoint that this package trained. Errors: ValueError for anybody else's that says what opens it."""
+    from minillama.assets import ASSETS
+    from minillama.checkpoints import is_foreign
+    from minillama.saving import open_checkpoint
+
+    if is_foreign(path) or (str(path) in ASSETS and not path.exists()):
+        raise ValueError(
+            f"{path}: not a run of this package, expected its folder; what opens other models: "
+            f"python -m minillama chat {path}, and in Python minillama.checkpoints.load({str(path)!r})"
+        )
+    return open_checkpoint(path, report=_to_stderr)
+
+
 def newest_run() -> Path:
     """The run that was written to last, or else the model that ships with the repository.
 
@@ -326,10 +339,9 @@ def run_evaluate(options):
     """Measure the validation loss, and say whether it is the one that is stored. Exit code 1 if it is not."""
     from minillama.devices import pick_device
     from minillama.pack import validation_loss
-    from minillama.saving import open_checkpoint
 
     _set_threads(options)
-    checkpoint = open_checkpoint(options.checkpoint or newest_run(), report=_to_stderr)
+    checkpoint = open_own(options.checkpoint or newest_run())
     checkpoint.model.to(pick_device(options.device))
     loss, stored = validation_loss(checkpoint, text_of(options)), checkpoint.training["validation_loss"]
     print(f"{checkpoint.folder}: validation loss {loss:.4f} nats per token, measured now")
@@ -342,10 +354,9 @@ def run_certify(options):
     """Print the certificate. Exit code 1 if a property fails."""
     from minillama.certify import certify
     from minillama.devices import pick_device
-    from minillama.saving import open_checkpoint
 
     _set_threads(options)
-    checkpoint = open_checkpoint(options.checkpoint or newest_run(), report=_to_stderr)
+    checkpoint = open_own(options.checkpoint or newest_run())
     checkpoint.model.to(pick_device(options.device))
     certificate = certify(checkpoint.model)
     print(f"{checkpoint.folder}\n{certificate}")
@@ -411,7 +422,9 @@ def run_info(options):
         config = Config.from_dict(read_json(folder / "config.json")["config"], f"{folder / 'config.json'}: ")
     else:
         names = ", ".join([*PRESETS, *RECIPES])
-        raise ValueError(f"{options.name!r} is no preset, recipe or folder; presets and recipes: {names}")
+        raise ValueError(
+            f"{options.name!r} is no file or folder, preset, recipe or asset; presets and recipes: {names}"
+        )
     dtype = options.dtype or dtype
     n_bytes = 4 if dtype == "float32" else 2
     length = config.max_len if options.length is None else options.length
@@ -455,9 +468,12 @@ def run_export(options):
     """Write a checkpoint for Transformers or llama.cpp."""
     import torch
 
+    from minillama.assets import ASSETS
     from minillama.checkpoints import load
     from minillama.checkpoints.export import export
 
+    if options.checkpoint is None and str(options.path) in ASSETS:
+        raise ValueError(f"{options.path}: is read, not written; add a name for what to write, such as my-model.gguf")
     loaded = load(options.checkpoint or newest_run())
     for note in loaded.notes:
         _to_stderr(note)
@@ -471,7 +487,7 @@ def run_export(options):
     )  # fmt: skip
     files = [options.path] if options.path.is_file() else sorted(options.path.iterdir())
     size = sum(file.stat().st_size for file in files) / 1e6
-    print(f"{options.path}: {size:,.1f} MB, {', '.join(file.name for file in files)}")
+    print(f"{options.path}: {size:,.1f} MB, {', '.join(file.name for file in files)}; made from {loaded.source}")
 
 
 def run_doctor(options):

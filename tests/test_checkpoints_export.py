@@ -1,6 +1,7 @@
 """What is exported says elsewhere what it says here: opened by Transformers, run by llama.cpp, opened again by us."""
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from minillama.config import Config
 from minillama.feedforward import SwiGLU
 from minillama.generate import generate
 from minillama.llama import Llama
+from minillama.merging import ALPHABET, ByteLevelTokenizer
 from minillama.norm import LayerNorm
 from minillama.position import NoPositions
 from minillama.tokenizer import BytePairTokenizer, CharTokenizer, SentencePieceTokenizer
@@ -116,10 +118,72 @@ def test_a_tokenizer_made_here_gives_the_same_ids_in_transformers(name, tmp_path
         assert theirs.encode(text, add_special_tokens=False) == ids, text
         if "▁" not in text and "\x00" not in text:
             assert theirs.decode(ids) == tokenizer.decode(ids), text
-    if name not in ("characters", "byte pairs, one word", "sentence pieces"):  # our own reader knows fewer kinds
-        again = load(tmp_path / "out")
-        assert again.tokenizer is not None, again.no_tokenizer
-        assert again.tokenizer.encode(TEXT) == tokenizer.encode(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [(name, "huggingface") for name in TOKENIZERS]
+    + [(name, "gguf") for name in TOKENIZERS if name != "byte pairs, one word"],  # which is refused: see below
+)
+def test_a_tokenizer_made_here_comes_back_with_the_same_ids(name, format, tmp_path):
+    tokenizer = TOKENIZERS[name]()
+    model = loud(vocab_size=tokenizer.vocab_size)
+    again = load(export(model, tokenizer, tmp_path / "out", format))
+    assert again.tokenizer is not None, again.no_tokenizer
+    assert again.tokenizer.vocab_size == tokenizer.vocab_size
+    texts = [TEXT] if name == "characters" else [TEXT, *(text for text in NASTY if "▁" not in text)]
+    for text in texts:
+        ids = tokenizer.encode(text)
+        assert again.tokenizer.encode(text) == ids and again.tokenizer.decode(ids) == text
+    once_more = load(export(model, again.tokenizer, tmp_path / "once-more", format))
+    assert once_more.tokenizer.encode(TEXT) == tokenizer.encode(TEXT)
+
+
+@pytest.mark.parametrize("format", ["huggingface", "gguf"])
+def test_odd_characters_come_back(format, tmp_path):
+    text = "\\x41 a\\n b'\"\té日😀\x7f▁\x00\n"
+    tokenizer = CharTokenizer.train(text)
+    again = load(export(loud(vocab_size=tokenizer.vocab_size), tokenizer, tmp_path / "out", format)).tokenizer
+    assert again.characters == tokenizer.characters and again.decode(again.encode(text)) == text
+    with pytest.raises(ValueError, match=r"character 'z' .* is not among"):
+        again.encode("z")
+
+
+def test_the_token_for_an_unknown_byte_travels(tmp_path):
+    vocabulary = ["<unk>", *ALPHABET[1:]]
+    tokenizer = ByteLevelTokenizer(vocabulary, [], special_ids={"<unk>": 0}, unknown=0)
+    export(loud(vocab_size=256), tokenizer, tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    again = load(tmp_path / "out").tokenizer
+    for text in ("a\x00b", "\x00\x00"):
+        ids = tokenizer.encode(text)
+        assert 0 in ids and again.encode(text) == theirs.encode(text, add_special_tokens=False) == ids
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        ("model.vocab", {"b": 0, "a": 1}, "model.vocab: 'a' after 'b', expected single characters in order"),
+        ("model.vocab", {"ab": 0}, "model.vocab: 'ab'"), ("model.unk_token", "a", "model.unk_token: 'a'"),
+        ("normalizer", {"type": "Lowercase"}, "normalizer: .*Lowercase.*, expected none"),
+        ("pre_tokenizer", {"type": "Whitespace"}, "pre_tokenizer: .*Whitespace"),
+        ("post_processor", {"type": "ByteLevel"}, "post_processor: "),
+        ("added_tokens", [{"id": 3, "content": "<s>"}], "added_tokens: .*expected none"),
+    ],
+)  # fmt: skip
+def test_single_characters_with_something_else_are_refused(place, value, named, tmp_path):
+    tokenizer = CharTokenizer("abc")
+    path = export(loud(vocab_size=3), tokenizer, tmp_path / "out")
+    content = json.loads((path / "tokenizer.json").read_text())
+    field, _, inner = place.partition(".")
+    if inner:
+        content[field][inner] = value
+    else:
+        content[field] = value
+    (path / "tokenizer.json").write_text(json.dumps(content))
+    again = load(path)
+    assert again.tokenizer is None and again.no_tokenizer.startswith(str(path / "tokenizer.json"))
+    assert re.search(named, again.no_tokenizer), again.no_tokenizer
 
 
 # --- llama.cpp ------------------------------------------------------------------------------------------------------
@@ -183,10 +247,6 @@ def test_a_tokenizer_made_here_gives_the_same_ids_in_llama_cpp(name, libraries, 
     if name == "byte pairs, special":
         asked = llama_cpp.ask(libraries, path, text="be<end>to", special=True)
         assert asked == tokenizer.encode("be<end>to", allow_special=True)
-    if name != "bytes":
-        again = load(path)
-        assert again.tokenizer is not None, again.no_tokenizer
-        assert again.tokenizer.encode(TEXT) == tokenizer.encode(TEXT)
 
 
 # --- GGUF, opened by ourselves --------------------------------------------------------------------------------------
@@ -299,9 +359,11 @@ def test_rope_is_spelt_as_old_and_new_versions_of_transformers_know_it(tmp_path)
 def test_export_and_info_on_the_command_line(tmp_path, capsys):
     ours, folder, file = str(shipped_model()), tmp_path / "out", tmp_path / "model.gguf"
     assert cli.main(["export", ours, str(folder)]) == 0
-    assert "model.safetensors, tokenizer.json" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "model.safetensors, tokenizer.json" in said and f"; made from {ours}\n" in said
     assert cli.main(["export", str(folder), str(file), "--dtype", "float16"]) == 0
     assert load(file).model.lm_head.weight.dtype == torch.float16
+    assert load(file).tokenizer.characters == load(ours).tokenizer.characters
     capsys.readouterr()
     for path, format, dtype in ((folder, "huggingface", "float32"), (file, "gguf", "float16")):
         assert cli.main(["info", str(path), "--length", "100"]) == 0

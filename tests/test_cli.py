@@ -124,6 +124,17 @@ def test_stop_ends_the_text(capsys):
     ("arguments", "expected"),
     [
         (["sample", "nowhere"], "nowhere: no checkpoint here"),
+        *(
+            (
+                [command, "smollm2"],
+                "smollm2: not a run of this package, expected its folder; what opens other models: "
+                "python -m minillama chat smollm2, and in Python minillama.checkpoints.load('smollm2')",
+            )
+            for command in ("sample", "certify", "evaluate")
+        ),
+        (["sample", __file__], f"{__file__}: not a run of this package"),
+        (["export", "smollm2"], "smollm2: is read, not written; add a name for what to write"),
+        (["info", "nope"], "'nope' is no file or folder, preset, recipe or asset"),
         (["train", "nope"], "shakespeare-quick"),
         (["train", "--text", "absent.txt"], "absent.txt"),
         (["train", "--lr", "-1"], "lr=-1.0"),

@@ -522,6 +522,8 @@ def test_scores_that_are_no_numbers_and_bytes_that_are_missing_are_refused(tmp_p
         ({"tokenizer.ggml.pre": "tekken"}, r"tokenizer.ggml.pre: 'tekken', expected one of .*smollm"),
         ({"tokenizer.ggml.pre": "default"}, "tokenizer.ggml.pre: 'default'"),
         ({"tokenizer.ggml.model": "bert"}, "tokenizer.ggml.model: 'bert'"),
+        ({"tokenizer.ggml.model": "rwkv"}, "tokenizer.ggml.model: 'rwkv'"),  # with special tokens
+        ({"tokenizer.ggml.model": "rwkv", "tokenizer.ggml.token_type": [1] * 600}, "tokens: '<|endoftext|>' after ''"),
         ({"tokenizer.ggml.tokens": 3}, "tokenizer.ggml.tokens: 3"), ({"tokenizer.ggml.tokens": [1]}, "tokens"),
         ({"tokenizer.ggml.token_type": [1]}, "tokenizer.ggml.token_type"),
         ({"tokenizer.ggml.merges": None}, "tokenizer.ggml.merges: None"),

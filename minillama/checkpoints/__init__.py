@@ -68,7 +68,7 @@ def load(
         if tokenizer is None:
             reason = f"{path}: no tokenizer here"
     except ValueError as error:
-        reason = str(error)
+        reason = str(error) if str(path) in str(error) else f"{path}: {error}"
     if tokenizer is not None and tokenizer.vocab_size > opened.config.vocab_size:
         raise ValueError(
             f"{path}: tokenizer {tokenizer.vocab_size:,} tokens, model {opened.config.vocab_size:,}; not a pair"

@@ -12,10 +12,11 @@ from typing import Any
 
 from minillama.bpe import MAX_VOCAB_SIZE
 from minillama.checkpoints.opened import read_fields
-from minillama.merging import GPT2, ByteLevelTokenizer, PieceTokenizer, spell
+from minillama.merging import ALPHABET, GPT2, ByteLevelTokenizer, PieceTokenizer, spell
 from minillama.sentencepieces import MAX_MODEL_BYTES, SentencePieceTokenizer
+from minillama.tokenizer import CharTokenizer
 
-RealTokenizer = ByteLevelTokenizer | PieceTokenizer | SentencePieceTokenizer
+RealTokenizer = ByteLevelTokenizer | PieceTokenizer | SentencePieceTokenizer | CharTokenizer
 
 DIGIT, DIGITS = r"\p{N}", r"\p{N}+"
 LLAMA3 = (
@@ -38,6 +39,7 @@ PRE_TOKENIZERS = {  # tokenizer.ggml.pre -> patterns, whole_words
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # tokenizer.ggml.token_type
 
 MARK = re.compile(r"<\|.*\|>", re.DOTALL)  # ends a turn, and the like: special, also where a file forgot to say so
+ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")  # a byte, as `vocabulary.escape` writes it
 ANY = object()  # a value that changes no ids
 
 
@@ -88,8 +90,10 @@ def from_tiktoken(path: str | Path) -> ByteLevelTokenizer:
         )  # fmt: skip
 
 
-def from_gguf(metadata: Mapping[str, Any]) -> ByteLevelTokenizer | PieceTokenizer:
+def from_gguf(metadata: Mapping[str, Any]) -> ByteLevelTokenizer | PieceTokenizer | CharTokenizer:
     """The tokenizer in a GGUF file's metadata: byte-level BPE ("gpt2") or SentencePiece's ("llama").
+
+    Of "rwkv", only what `export` makes of it: a token per character, or per byte.
 
     Errors: ValueError that names the field.
     """
@@ -128,6 +132,12 @@ def from_gguf(metadata: Mapping[str, Any]) -> ByteLevelTokenizer | PieceTokenize
             prefix=bool(fields.get("add_space_prefix", True)), add_bos=bool(fields.get("add_bos_token", True)),
             **common,
         )  # fmt: skip
+    if kind == "rwkv" and not special_ids:
+        escaped = [token.encode("utf-8", "surrogateescape") for token in tokens]
+        data = [ESCAPED.sub(lambda byte: bytes([int(byte[1], 16)]), token) for token in escaped]
+        if data == [bytes([byte]) for byte in range(256)]:
+            return ByteLevelTokenizer(ALPHABET, [])
+        return _characters([token.decode("utf-8", "backslashreplace") for token in data], "tokenizer.ggml.tokens")
     raise ValueError(f"tokenizer.ggml.model: {reprlib.repr(kind)}, expected 'gpt2' or 'llama'; take another file")
 
 
@@ -165,8 +175,8 @@ def from_llama2c(path: str | Path) -> PieceTokenizer:
         )  # fmt: skip
 
 
-def from_json(path: str | Path) -> ByteLevelTokenizer | PieceTokenizer:
-    """Hugging Face's tokenizer.json, of byte-level BPE or of LLaMA 2's BPE with byte fallback.
+def from_json(path: str | Path) -> ByteLevelTokenizer | PieceTokenizer | CharTokenizer:
+    """Hugging Face's tokenizer.json, of byte-level BPE, of LLaMA 2's BPE with byte fallback, or of characters alone.
 
     Errors: ValueError that names the file and the field that is not understood: no field is ignored.
     """
@@ -187,6 +197,12 @@ def from_json(path: str | Path) -> ByteLevelTokenizer | PieceTokenizer:
         common |= _ends(path.with_name("tokenizer_config.json"), special_ids, content.get("post_processor"))
         if model.get("byte_fallback"):
             return _pieces(content, model, vocabulary, merges, common)
+        if not merges and content.get("decoder") == {"type": "Fuse"}:
+            for where in ("normalizer", "pre_tokenizer", "post_processor", "added_tokens"):
+                if content.get(where):
+                    raise ValueError(f"{where}: {reprlib.repr(content[where])}, expected none beside single characters")
+            _check("model", {"unk_token": model.get("unk_token")}, {"unk_token": (None,)})
+            return _characters(vocabulary, "model.vocab")
         return _byte_level(content, model, vocabulary, merges, common)
 
 
@@ -219,20 +235,28 @@ def _byte_level(content: dict, model: dict, vocabulary: list[str], merges: list,
 
 
 def _pieces(content: dict, model: dict, vocabulary: list[str], merges: list, common: dict) -> PieceTokenizer:
-    kinds = [(where, step.get("type")) for where, step in _steps(content, "normalizer", "normalizers")]
-    if [kind for _, kind in kinds] != ["Prepend", "Replace"] or content.get("pre_tokenizer") is not None:
+    steps = _steps(content, "normalizer", "normalizers")
+    kinds = [step.get("type") for _, step in steps]
+    if kinds not in (["Prepend", "Replace"], ["Replace"]) or content.get("pre_tokenizer") is not None:
         raise ValueError(
             f"normalizer: {reprlib.repr(content.get('normalizer'))}, pre_tokenizer: "
-            f"{reprlib.repr(content.get('pre_tokenizer'))}, expected LLaMA 2's: Prepend and Replace, and no other; "
-            f"remove tokenizer.json where there is a tokenizer.model, which is read instead"
+            f"{reprlib.repr(content.get('pre_tokenizer'))}, expected LLaMA 2's: Prepend (or not) and "
+            f"Replace, and no other; remove tokenizer.json where there is a tokenizer.model, which is read instead"
         )
-    (first, prepend), (second, replace) = _steps(content, "normalizer", "normalizers")
-    _check(first, prepend, {"type": ANY, "prepend": ("▁",)})
-    _check(second, replace, {"type": ANY, "pattern": ({"String": " "},), "content": ("▁",)})
+    for where, step in steps:
+        _check(where, step, {"type": ANY, "prepend": ("▁",), "pattern": ({"String": " "},), "content": ("▁",)})
     if model.get("ignore_merges"):
         raise ValueError("model.ignore_merges: true, expected false beside byte_fallback")
     numbers = {text: i for i, text in enumerate(vocabulary) if text.startswith("<0x")}
-    return PieceTokenizer(vocabulary, _byte_ids(numbers), merges=merges, **common)
+    return PieceTokenizer(vocabulary, _byte_ids(numbers), merges=merges, prefix=len(steps) == 2, **common)
+
+
+def _characters(texts: list[str], where: str) -> CharTokenizer:
+    """The tokenizer of a file that `export` made of characters; another one has them in another order."""
+    for before, text in zip(["", *texts], texts, strict=False):
+        if len(text) != 1 or text <= before:
+            raise ValueError(f"{where}: {reprlib.repr(text)} after {before!r}, expected single characters in order")
+    return CharTokenizer(texts)
 
 
 def _vocabulary(vocab: Any, added: Any) -> tuple[list[str], dict[str, int], list[str]]:

@@ -84,7 +84,7 @@ def _json(model: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 
 def _json_of_bytes(tokenizer: ByteLevelTokenizer) -> dict[str, Any]:
-    vocabulary = tokenizer.fields["vocabulary"]
+    vocabulary, unknown = tokenizer.fields["vocabulary"], tokenizer.fields["unknown"]
     splits = [
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
         for pattern in tokenizer.fields["patterns"]
@@ -92,7 +92,7 @@ def _json_of_bytes(tokenizer: ByteLevelTokenizer) -> dict[str, Any]:
     last = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     return _json(
         {"vocab": {text: i for i, text in enumerate(vocabulary)}, "ignore_merges": tokenizer.whole_words,
-         "merges": merges(tokenizer, vocabulary)},
+         "merges": merges(tokenizer, vocabulary), "unk_token": None if unknown is None else vocabulary[unknown]},
         normalizer={"type": "NFC"} if tokenizer.nfc else None,
         pre_tokenizer={"type": "Sequence", "pretokenizers": [*splits, last]},
         decoder=last,

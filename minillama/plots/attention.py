@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from minillama.plots import COLOURS, DASHES, label_line, new_figure, shown
+from minillama.plots import COLOURS, DASHES, label_line, label_lines, new_figure, shown
 
 HIDDEN = "0.88"  # the grey of what may not be looked at
 
@@ -105,14 +105,9 @@ def losses(curves: Mapping[str, Sequence[float]], smooth: int) -> Figure:
         y = [sum(values[k * smooth : (k + 1) * smooth]) / smooth for k in range(n)]
         x = [(k + 0.5) * smooth for k in range(n)]
         axes.plot(x, y, color=COLOURS[i], linestyle=DASHES[i])
-        ends.append((y[-1], x[-1], name, COLOURS[i]))
-    low, high = axes.get_ylim()
-    last = -10.0
-    for y, x, name, colour in sorted(ends):
-        wanted = max(y, last + 0.06 * (high - low))  # labels keep a distance from each other
-        label_line(axes, x, y, name, colour, dy=(wanted - y) / (high - low) * 205)
-        last = wanted
+        ends.append((x[-1], y[-1], name, COLOURS[i]))
     axes.set_ylim(bottom=0)
+    label_lines(axes, ends)
     return shown(figure)
 
 

@@ -2,11 +2,10 @@
 
 from itertools import pairwise
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from minillama.plots import COLOURS, DASHES, label_line, new_figure, shown
+from minillama.plots import COLOURS, DASHES, label_line, label_lines, new_figure, shown
 
 
 def _in_words(value: float) -> str:
@@ -14,17 +13,6 @@ def _in_words(value: float) -> str:
     if value >= 1e9:
         return f"{value:.1e}".replace("e+", "e")
     return f"{float(f'{value:.2g}'):,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.01 else f"{value:.7f}"
-
-
-def _ends_apart(figure: Figure, axes: Axes, ends: list[tuple[float, float, str, str]], gap: float = 13):
-    """Name lines at their ends (x, y, text, colour), at least `gap` points apart. Call when the limits are set."""
-    figure.draw_without_rendering()
-    points_per_pixel = 72 / figure.dpi
-    lowest = float("-inf")
-    for x, y, text, colour in sorted(ends, key=lambda end: end[1]):
-        at = axes.transData.transform((x, y))[1] * points_per_pixel
-        lowest = max(at, lowest + gap)
-        label_line(axes, x, y, text, colour, dy=lowest - at)
 
 
 def lengths_by_depth(lengths: dict[str, list[float]], title: str) -> Figure:
@@ -38,7 +26,7 @@ def lengths_by_depth(lengths: dict[str, list[float]], title: str) -> Figure:
     for i, (name, values) in enumerate(lengths.items()):
         axes.plot(values, color=COLOURS[i], linestyle=DASHES[i], linewidth=2)
         ends.append((len(values) - 1.0, values[-1], f"{name}: {_in_words(values[-1])}", COLOURS[i]))
-    _ends_apart(figure, axes, ends)
+    label_lines(axes, ends)
     return shown(figure)
 
 
@@ -186,5 +174,5 @@ def stacks_in_training(panels: dict[str, dict[str, list[float]]], knows_nothing:
                               color=COLOURS[j])  # fmt: skip
             axes.plot(range(1, len(curve) + 1), curve, color=COLOURS[j], linestyle=DASHES[j], linewidth=1.8)
         ends = [(float(n), curve[-1], name, COLOURS[j]) for j, (name, curve) in enumerate(curves.items()) if curve]
-        _ends_apart(figure, axes, ends)
+        label_lines(axes, ends)
     return shown(figure)

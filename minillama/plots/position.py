@@ -3,12 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, Circle, Rectangle
 from torch import Tensor
 
-from minillama.plots import COLOURS, DASHES, label_line, new_figure, shown
+from minillama.plots import COLOURS, DASHES, label_lines, new_figure, shown
 
 
 def two_orders(sentences: Mapping[str, Tensor], title: str) -> Figure:
@@ -141,12 +140,12 @@ def loss_by_position(
     trained: length of the texts in training. nothing: the loss of no idea at all. unit: of the places, "character".
     """
     figure, axes = new_figure(title, f"place in the text ({unit}s)", f"loss (nats per {unit})", width=8)
-    ends = [(nothing, f"knowing nothing {nothing:.2f}", "0.35")]
-    places: list[float] = []
+    end = first + every * max(map(len, curves.values()))
+    ends = [(end, nothing, f"knowing nothing {nothing:.2f}", "0.35")]
     for i, (name, losses) in enumerate(curves.items()):
         places = [first + (k + 0.5) * every for k in range(len(losses))]
         axes.plot(places, losses, color=COLOURS[i], linestyle=DASHES[i], linewidth=1.8)
-        ends.append((float(losses[-1]), name, COLOURS[i]))
+        ends.append((end, float(losses[-1]), name, COLOURS[i]))
     highest = max(nothing, *(max(losses) for losses in curves.values()))
     axes.set_ylim(-0.02 * highest, 1.06 * highest)
     axes.axhline(nothing, color="0.45", linewidth=1)
@@ -155,8 +154,8 @@ def loss_by_position(
         f"in training: {trained} {unit}s", (trained, 0.05), xycoords=("data", "axes fraction"), xytext=(5, 0),
         textcoords="offset points", fontsize=9, color="0.35",
     )  # fmt: skip
-    axes.set_xlim(0, places[-1] + every / 2)
-    _spread_labels(axes, places[-1] + every / 2, ends)
+    axes.set_xlim(0, end)
+    label_lines(axes, ends)
     return shown(figure)
 
 
@@ -198,14 +197,3 @@ def slowed_down(factors: Mapping[str, Tensor]) -> Figure:
         axes.annotate(name, (place, float(values[place])), xytext=offset, textcoords="offset points", color=COLOURS[i])
     axes.set_ylim(0.6, 1.1 * max(float(values.max()) for values in factors.values()))
     return shown(figure)
-
-
-def _spread_labels(axes: Axes, x: float, ends: list[tuple[float, str, str]]):
-    """Write names at the lines' right ends, moved apart where they would overlap."""
-    low, high = axes.get_ylim()
-    points = (high - low) / 215  # of the axis, for each point of a figure four inches high
-    lowest = -math.inf
-    for y, name, colour in sorted(ends):
-        wanted = max(y, lowest)
-        label_line(axes, x, y, name, colour, dy=(wanted - y) / points)
-        lowest = wanted + 14 * points
