@@ -1441,7 +1441,7 @@ def silent(text, log_probs):
 
 
 @unigram.mistake("""A text that can't be cut comes back as one piece. Give places that can't be reached the sum
-    -math.inf (0 would be better than every sum of logarithms), and raise a ValueError if the whole text has that sum.""")
+    -math.inf (0 would be better than every sum of logarithms), and raise a ValueError if the whole text has it.""")
 def unreachable_is_free(text, log_probs):
     best, begins = [0.0] * (len(text) + 1), [0] * (len(text) + 1)
     for end in range(1, len(text) + 1):
