@@ -9,7 +9,7 @@ from torch import Tensor
 
 from minillama.cache import KVCache
 from minillama.generate import check_sampling, evaluating, penalize_repetition, sampling_probs
-from minillama.sentencepieces import any_of, check_text
+from minillama.sentencepieces import any_of, check_text, encode_around
 from minillama.templates import TEMPLATES, Message, render
 from minillama.tokenizer import TextStream
 
@@ -129,10 +129,10 @@ class Chat:
         stand_ins = dict(zip(sorted({text[0] for text in self.special_ids}), unused, strict=False))
         hide, show = str.maketrans(stand_ins), str.maketrans({new: old for old, new in stand_ins.items()})
         hidden = [{**message, "content": message["content"].translate(hide)} for message in messages]
-        text, tokens = self._render(hidden), []
-        for i, part in enumerate(self._special.split(text) if self._special else [text]):
-            tokens += [self.special_ids[part]] if i % 2 else self.tokenizer.encode(part.translate(show))
-        return tokens
+        return encode_around(
+            self._special, self.special_ids, lambda part: self.tokenizer.encode(part.translate(show)),
+            self._render(hidden),
+        )  # fmt: skip
 
     def _render(self, messages: list[Message]) -> str:
         if self.template in TEMPLATES:

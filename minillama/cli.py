@@ -9,6 +9,7 @@ import platform
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from minillama import __version__
 from minillama.recipe import CHOICES, RECIPES, Recipe, find_recipe
@@ -71,11 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument("checkpoint", nargs="?", type=Path, help="a run's folder, or one checkpoint (default: newest)")
     sample.add_argument("--prompt", default="\n", help="text to begin with (default: a line feed)")
     sample.add_argument("--tokens", type=int, default=500, metavar="N", help="how many to write (default: 500)")
-    sample.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest (default: 0.8)")
-    sample.add_argument("--top-k", type=int, help="only the K likeliest")
-    sample.add_argument("--top-p", type=float, help="only the likeliest that together reach P")
-    sample.add_argument("--min-p", type=float, help="only those at least P times as likely as the likeliest")
-    sample.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: repeat less")
+    _add_sampler(sample, temperature=0.8)
     sample.add_argument("--stop", help="end when this character has been written")
     sample.add_argument("--seed", type=int, help="the same seed writes the same text again")
     _add_device(sample)
@@ -91,11 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--system", help="instructions that go before everything")
     chat.add_argument("--template", help="chatml, llama-2, llama-3 (default: the checkpoint's own)")
     chat.add_argument("--tokens", type=int, default=200, metavar="N", help="at most so many per answer (default: 200)")
-    chat.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest (default: 0)")
-    chat.add_argument("--top-k", type=int, help="only the K likeliest")
-    chat.add_argument("--top-p", type=float, help="only the likeliest that together reach P")
-    chat.add_argument("--min-p", type=float, help="only those at least P times as likely as the likeliest")
-    chat.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: repeat less (default: 1)")
+    _add_sampler(chat, temperature=0.0)
     chat.add_argument("--seed", type=int, help="the same seed answers the same again")
     chat.add_argument("--parts", choices=("mine",), help="run it on the parts that you wrote in the course")
     chat.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights (default: as they are)")
@@ -161,6 +154,21 @@ def _recipes_help() -> str:
 def _add_device(parser: argparse.ArgumentParser):
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps (default: the fastest there is)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+
+
+def _add_sampler(parser, temperature: float):
+    parser.add_argument(
+        "--temperature", type=float, default=temperature, help=f"0: always the likeliest (default: {temperature:g})"
+    )
+    parser.add_argument("--top-k", type=int, help="only the K likeliest")
+    parser.add_argument("--top-p", type=float, help="only the likeliest that together reach P")
+    parser.add_argument("--min-p", type=float, help="only those at least P times as likely as the likeliest")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: repeat less (default: 1)")
+
+
+def _sampler(options) -> dict[str, Any]:
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    return {name: getattr(options, name) for name in names}
 
 
 def _add_recipe_flag(group, field: dataclasses.Field):
@@ -257,10 +265,7 @@ def run_sample(options):
         raise ValueError(f"--stop {options.stop!r}; expected one character")
     text = TextStream(tokenizer)
     print(options.prompt, end="", flush=True)
-    for new in stream(
-        model, tokens, options.tokens, generator=generator, temperature=options.temperature, top_k=options.top_k,
-        top_p=options.top_p, min_p=options.min_p, repetition_penalty=options.repetition_penalty,
-    ):  # fmt: skip
+    for new in stream(model, tokens, options.tokens, generator=generator, **_sampler(options)):
         said = text.add(int(new))
         print(said, end="", flush=True)
         if options.stop is not None and options.stop in said:
@@ -283,7 +288,7 @@ def run_chat(options):
         raise ValueError(f"--template {options.template!r}; expected one of {', '.join(TEMPLATES)}")
     asset = assets.ASSETS.get(options.checkpoint)
     if asset is not None and not Path(options.checkpoint).exists():
-        if asset.fault(assets.data_dir() / asset.filename):
+        if not (assets.data_dir() / asset.filename).exists():  # fetch looks whether it is the right one
             _to_stderr(f"{asset.name} is not here yet: fetching {asset.about} ({asset.licence})")
         options.checkpoint = assets.fetch(asset.name, report=_to_stderr)
     loaded = load(
@@ -295,9 +300,8 @@ def run_chat(options):
     for note in loaded.notes:
         _to_stderr(note)
     chat = Chat(
-        loaded, template=options.template, system=options.system, max_tokens=options.tokens,
-        temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, min_p=options.min_p,
-        repetition_penalty=options.repetition_penalty, seed=options.seed, report=_to_stderr,
+        loaded, template=options.template, system=options.system, max_tokens=options.tokens, seed=options.seed,
+        report=_to_stderr, **_sampler(options),
     )  # fmt: skip
     if options.prompt is None:
         talk.talk(chat)

@@ -14,7 +14,7 @@ from typing import Any, Self
 import regex
 
 from minillama.bpe import MAX_VOCAB_SIZE, Pair, merge_word
-from minillama.sentencepieces import any_of, check_kind, check_text, check_tokens
+from minillama.sentencepieces import any_of, check_kind, check_text, check_tokens, encode_around
 
 SECONDS = 10.0  # for one pattern on one text: a stranger's may run for ever
 MAX_PIECE = 512  # characters of one token
@@ -86,12 +86,7 @@ class MergingTokenizer:
         """
         check_text(text)
         special = self._special if allow_special else self._always
-        if special is None:
-            return self._encode(text)
-        tokens = []
-        for i, part in enumerate(special.split(text)):  # text, special, text, ..., special, text
-            tokens += [self.special_ids[part]] if i % 2 else self._encode(part)
-        return tokens
+        return encode_around(special, self.special_ids, self._encode, text)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of the ids. Bytes that are no character, or a part of one, become U+FFFD."""

@@ -4,7 +4,7 @@ import base64
 import io
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import permutations
 from operator import index
 from pathlib import Path
@@ -115,12 +115,7 @@ class SentencePieceTokenizer:
         """
         check_text(text)
         special = any_of(self.special_ids) if allow_special else None
-        if special is None:
-            return self._encode(text)
-        tokens = []
-        for i, part in enumerate(special.split(text)):  # text, special, text, ..., special, text
-            tokens += [self.special_ids[part]] if i % 2 else self._encode(part)
-        return tokens
+        return encode_around(special, self.special_ids, self._encode, text)
 
     def _encode(self, text: str) -> list[int]:
         space_mark, library = "▁", self._library
@@ -192,6 +187,18 @@ def any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
     """A pattern to split a text at any of these; None if there are none."""
     longest_first = sorted(texts, key=len, reverse=True)  # where <a> and <a>b both fit
     return re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
+
+
+def encode_around(
+    special: re.Pattern[str] | None, special_ids: Mapping[str, int], encode: Callable[[str], list[int]], text: str
+) -> list[int]:
+    """The ids of a text: those of the special tokens that `special`, made by any_of, finds, and what lies between."""
+    if special is None:
+        return encode(text)
+    tokens = []
+    for i, part in enumerate(special.split(text)):  # text, special, text, ..., special, text
+        tokens += [special_ids[part]] if i % 2 else encode(part)
+    return tokens
 
 
 def check_tokens(tokens: Iterable[int], vocab_size: int) -> list[int]:

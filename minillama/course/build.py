@@ -76,7 +76,8 @@ def build(chapter: str | None = None, *, force: bool = False, report: Callable[[
             for path in paths:
                 refuse_hand_edits(path, source)
         learner, worked = (notebook(source, cells, edition) for edition in ("learner", "worked"))
-        ran = None if force else same_code(paths[1], source, cells)
+        code = code_fingerprint(source, cells)
+        ran = None if force else same_code(paths[1], code)
         if ran:
             report(f"{source.stem}: the same code, its outputs stay")
             keep_outputs(ran, worked)
@@ -85,7 +86,7 @@ def build(chapter: str | None = None, *, force: bool = False, report: Callable[[
             execute(worked, source)
         copy_outputs(cells, worked, learner)
         for path, made in zip(paths, (learner, worked), strict=True):
-            made["metadata"]["minillama"]["ran"] = code_fingerprint(source, cells)
+            made["metadata"]["minillama"]["ran"] = code
             write(path, made, stamp)
             report(f"{path.relative_to(source.parents[1])}: {path.stat().st_size / 1e3:.0f} kB")
 
@@ -302,12 +303,12 @@ def _output(output: dict[str, Any], cell: dict[str, Any], source: Path) -> dict[
     return plain
 
 
-def same_code(path: Path, source: Path, cells: list[Cell]) -> dict[str, Any] | None:
-    """The worked edition that is there, if its outputs are those of this source's code; None if they are not."""
+def same_code(path: Path, code: str) -> dict[str, Any] | None:
+    """The worked edition that is there, if its outputs are those of this code_fingerprint; None if they are not."""
     book = read(path)
     made = book["metadata"].get("minillama", {}) if book else {}
     unchanged = made.get("content") == content_of(book) if book else False
-    return book if unchanged and made.get("ran") == code_fingerprint(source, cells) else None
+    return book if unchanged and made.get("ran") == code else None
 
 
 def keep_outputs(ran: dict[str, Any], worked: dict[str, Any]):
