@@ -19,10 +19,46 @@ class LayerCache:
         return k, v
 
 
+class LayerRoom(LayerCache):
+    """A LayerCache that takes the room for all tokens at once: nothing that is there is copied again.
+
+    What `append` gives are views of the room: after a crop, later tokens overwrite what they show.
+    Errors: ValueError if more than `room` tokens come.
+    """
+
+    def __init__(self, room: int):
+        super().__init__()
+        self.room = room
+        self.whole: tuple[Tensor, Tensor] | None = None
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        end = (0 if self.k is None else self.k.size(2)) + k.size(2)
+        for room, new in zip(self.take(k), (k, v), strict=True):
+            room[:, :, end - k.size(2) : end] = new
+        return self.holds(end)
+
+    def take(self, new: Tensor) -> tuple[Tensor, Tensor]:
+        """The whole room, (B, G, room, D) twice, for as many sequences as `new`, (B, G, T, D), has."""
+        if self.whole is None:
+            B, G, _, D = new.shape
+            self.whole = new.new_empty(B, G, self.room, D), new.new_empty(B, G, self.room, D)
+        n_tokens = (0 if self.k is None else self.k.size(2)) + new.size(2)
+        if n_tokens > self.room:
+            raise ValueError(f"{n_tokens} tokens, but this cache has room={self.room}; make one with more, or crop it")
+        return self.whole
+
+    def holds(self, n_tokens: int) -> tuple[Tensor, Tensor]:
+        """Say that the first n_tokens places are written; -> those, (B, G, n_tokens, D) twice."""
+        assert self.whole is not None
+        self.k, self.v = (x[:, :, :n_tokens] for x in self.whole)
+        return self.k, self.v
+
+
 class KVCache:
     """One LayerCache per layer; `cache[i]` is layer i's, `len(cache)` the number of tokens seen.
 
     Hand the same cache to `Llama` for every further piece of one text, and a new one for a new text.
+    room: take the memory for so many tokens at the first one, instead of growing by copying (LayerRoom).
     Memory: 2 * n_layers * n_kv_heads * head_dim * bytes per number, for each token of each sequence.
 
     >>> cache = KVCache(n_layers=2)
@@ -31,8 +67,8 @@ class KVCache:
     (4, 768)
     """
 
-    def __init__(self, n_layers: int):
-        self.layers = [LayerCache() for _ in range(n_layers)]
+    def __init__(self, n_layers: int, room: int | None = None):
+        self.layers = [LayerCache() if room is None else LayerRoom(room) for _ in range(n_layers)]
 
     def __getitem__(self, layer: int) -> LayerCache:
         return self.layers[layer]
@@ -51,3 +87,8 @@ class KVCache:
     def n_bytes(self) -> int:
         stored = [t for layer in self.layers for t in (layer.k, layer.v) if t is not None]
         return sum(t.numel() * t.element_size() for t in stored)
+
+
+def cache_for(model) -> KVCache:
+    """An empty cache of the kind that the model asks for, by a method `new_cache`, or else one that grows."""
+    return model.new_cache() if hasattr(model, "new_cache") else KVCache(model.config.n_layers)

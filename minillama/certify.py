@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from minillama.block import Parts
-from minillama.cache import KVCache
+from minillama.cache import cache_for
 from minillama.config import Config
 from minillama.llama import Llama
 from minillama.train import next_token_loss
@@ -214,7 +214,7 @@ def _cached(model, vocab_size, generator):
     tokens = _some_tokens(2, model, vocab_size, generator)
     logits, length = model(tokens), tokens.size(1)
     for name, plan in (("token by token", [1] * length), ("in uneven chunks", [3, 1, 4, 2, 5])):
-        cache = KVCache(model.config.n_layers)
+        cache = cache_for(model)
         pieces = torch.cat([model(piece, cache=cache) for piece in tokens.split(_fitting(plan, length), dim=1)], dim=1)
         distance = _distance(logits, pieces)
         if distance > MOVED:

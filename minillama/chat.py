@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minillama.cache import KVCache
+from minillama.cache import cache_for
 from minillama.generate import check_sampling, evaluating, penalize_repetition, sampling_probs
 from minillama.sentencepieces import any_of, check_text, encode_around
 from minillama.templates import TEMPLATES, Message, render
@@ -84,7 +84,7 @@ class Chat:
         self.tokens: list[int] = []  # all that the model was given or said
         self.steps: list[Step] = []  # of the last answer
         self.n_computed = 0  # tokens that went through the model for the last answer
-        self._cache = KVCache(self.model.config.n_layers)
+        self._cache = cache_for(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -185,7 +185,7 @@ class Chat:
         try:
             logits = self.model(new, cache=self._cache)[:, -1]
         except BaseException:  # Ctrl-C: some layers have seen these tokens, others have not
-            self._cache = KVCache(self.model.config.n_layers)
+            self._cache = cache_for(self.model)
             raise
         self.n_computed += new.size(1)
         return logits[:, : self.tokenizer.vocab_size]  # a model may have more rows than there are tokens

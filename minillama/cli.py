@@ -92,6 +92,10 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--seed", type=int, help="the same seed answers the same again")
     chat.add_argument("--parts", choices=("mine",), help="run it on the parts that you wrote in the course")
     chat.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights (default: as they are)")
+    chat.add_argument(
+        "--fast", nargs="?", const="int4", choices=("int4", "int8", "bfloat16", "float32"),
+        help="pack the weights (default: int4) and compile a block: some seconds to begin with, then faster",
+    )  # fmt: skip
     _add_device(chat)
     chat.set_defaults(command=run_chat)
 
@@ -275,6 +279,8 @@ def run_sample(options):
 
 def run_chat(options):
     """Talk with a checkpoint, line by line, or answer one question."""
+    from dataclasses import replace
+
     import torch
 
     from minillama import assets, talk
@@ -282,6 +288,7 @@ def run_chat(options):
     from minillama.checkpoints import load
     from minillama.course.keep import my_parts
     from minillama.devices import pick_device
+    from minillama.fast import FastLlama
 
     _set_threads(options)
     if options.template not in (None, *TEMPLATES):
@@ -299,6 +306,8 @@ def run_chat(options):
     )
     for note in loaded.notes:
         _to_stderr(note)
+    if options.fast is not None:
+        loaded = replace(loaded, model=FastLlama(loaded.model, options.fast))
     chat = Chat(
         loaded, template=options.template, system=options.system, max_tokens=options.tokens, seed=options.seed,
         report=_to_stderr, **_sampler(options),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from minillama import beam
-from minillama.cache import KVCache
+from minillama.cache import KVCache, cache_for
 
 
 def sampling_probs(
@@ -103,7 +103,7 @@ def stream(
     check_prompt(model, tokens)
     check_sampling(repetition_penalty=repetition_penalty)
     with evaluating(model):
-        cache = KVCache(model.config.n_layers) if use_cache else None
+        cache = cache_for(model) if use_cache else None
         for _ in range(n_new):
             logits = _next_logits(model, tokens, mask, cache)
             if repetition_penalty != 1:

@@ -1,7 +1,8 @@
 """llama.cpp, to compare with: the library inside the npm package node-llama-cpp, called from a process of its own.
 
 python llama_cpp.py LIBRARIES MODEL < request.json > answer.json; the request: {"tokens": [...]} for logits of every
-token, {"text": "..."} for ids, {"ids": [...]} for text, {"tokens": [...], "greedy": n} for n more ids.
+token, {"text": "..."} for ids, {"ids": [...]} for text, {"tokens": [...], "greedy": n} for n more ids,
+{"tokens": [...], "timed": n, "threads": t} for the seconds that the prompt and each of n more tokens take.
 """
 
 import ctypes as c
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 PACKAGE = "@node-llama-cpp/linux-x64@3.22.1"
@@ -88,7 +90,7 @@ def main(libraries: Path, path: str):
     library.llama_decode.argtypes = [c.c_void_p, Batch]
     library.llama_batch_init.restype = Batch
     library.llama_get_logits.argtypes, library.llama_get_logits.restype = [c.c_void_p], c.POINTER(c.c_float)
-    for name in ("llama_model_load_from_file", "llama_init_from_model", "llama_model_get_vocab"):
+    for name in ("llama_model_load_from_file", "llama_init_from_model", "llama_model_get_vocab", "llama_get_memory"):
         getattr(library, name).restype = c.c_void_p
     model = library.llama_model_load_from_file(path.encode(), library.llama_model_default_params())
     if not model:
@@ -113,25 +115,34 @@ def answer(library, model, vocab, request):
     params = library.llama_context_default_params()
     assert params.offload_kqv and params.no_perf and params.op_offload, "the layout of llama_context_params has changed"
     params.n_ctx = params.n_batch = params.n_ubatch = 1024
-    params.n_threads = params.n_threads_batch = 1
-    params.type_k = params.type_v = params.flash_attn = 0  # float32; no flash attention
+    params.n_threads = params.n_threads_batch = request.get("threads", 1)
+    if "timed" not in request:  # llama.cpp's own choice is faster, and less exact
+        params.type_k = params.type_v = params.flash_attn = 0  # float32; no flash attention
     context = c.c_void_p(library.llama_init_from_model(c.c_void_p(model), params))
     n_vocab = library.llama_vocab_n_tokens(vocab)
 
-    def logits(new, start):
+    def decode(new, start, every=True):
         batch = library.llama_batch_init(len(new), 0, 1)
         batch.n_tokens = len(new)
         for i, token in enumerate(new):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = (
-                token,
-                start + i,
-                1,
-                0,
-                1,
-            )
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = token, start + i, 1, 0
+            batch.logits[i] = every or i == len(new) - 1
         assert library.llama_decode(context, batch) == 0
-        found = library.llama_get_logits(context)
+        return library.llama_get_logits(context)
+
+    def logits(new, start):
+        found = decode(new, start)
         return [found[i * n_vocab : (i + 1) * n_vocab] for i in range(len(new))]
+
+    def seconds(new, start):
+        begin = time.perf_counter()
+        decode(new, start, every=False)
+        return time.perf_counter() - begin
+
+    if "timed" in request:
+        seconds(tokens, 0)  # the first time, pages are read
+        library.llama_memory_clear(c.c_void_p(library.llama_get_memory(context)), True)
+        return [seconds(tokens, 0), [seconds(tokens[:1], len(tokens) + i) for i in range(request["timed"])]]
 
     rows, written = logits(tokens, 0), []
     if "greedy" not in request:

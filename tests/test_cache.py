@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from minillama.cache import KVCache, LayerCache
+from minillama.cache import KVCache, LayerCache, LayerRoom, cache_for
 from minillama.config import Config
 from minillama.llama import Llama
 
@@ -112,3 +112,32 @@ def test_a_cropped_cache_goes_on_as_if_it_had_seen_no_more(llama):
     assert len(cache) == 5 and cache[1].k.size(2) == cache[1].v.size(2) == 5
     expected = llama(torch.cat([tokens[:, :5], other], dim=1))[:, 5:]
     assert_close(llama(other, cache=cache), expected)
+
+
+@PLANS
+def test_a_cache_with_room_holds_what_a_growing_one_holds(plan, llama):
+    tokens, grows, room = torch.randint(31, (2, 7)), KVCache(2), KVCache(2, room=9)
+    for piece in tokens.split(plan, dim=1):
+        assert_close(llama(piece, cache=room), llama(piece, cache=grows), atol=1e-6, rtol=1e-6)
+        assert len(room) == len(grows) and room.n_bytes == grows.n_bytes
+    room.crop(3)
+    grows.crop(3)
+    for cache in (room, grows):
+        llama(tokens[:, :2], cache=cache)
+    for mine, other in zip(room.layers, grows.layers, strict=True):
+        assert_close((mine.k, mine.v), (other.k, other.v), atol=1e-6, rtol=1e-6)
+
+
+def test_a_cache_with_room_copies_nothing_and_refuses_one_token_too_many():
+    layer, k = LayerRoom(5), torch.randn(1, 2, 3, 4)
+    first = layer.append(k, k)[0]
+    assert layer.append(k[:, :, :2], k[:, :, :2])[0].data_ptr() == first.data_ptr()
+    with pytest.raises(ValueError, match=r"6 tokens, but this cache has room=5; make one with more, or crop it"):
+        layer.append(k[:, :, :1], k[:, :, :1])
+    assert_close(layer.k[:, :, :3], k, atol=0, rtol=0)
+
+
+def test_a_model_may_ask_for_its_own_kind_of_cache(llama):
+    assert isinstance(cache_for(llama)[0], LayerCache)
+    llama.new_cache = lambda: KVCache(2, room=3)
+    assert isinstance(cache_for(llama)[0], LayerRoom)

@@ -378,6 +378,22 @@ def test_one_question_on_the_command_line(tiny_checkpoint, capsys, tmp_path):
     assert how["parts"].names()["norm"] == "RMSNorm"
 
 
+def test_a_fast_model_answers_as_the_model_does(tiny_checkpoint, loaded, capsys, monkeypatch, tmp_path):
+    import minillama.checkpoints as checkpoints
+    from minillama import devices
+
+    real = checkpoints.Loaded(
+        loaded.model, loaded.tokenizer, loaded.config, "chatml", (257,), source=tmp_path, format="gguf"
+    )
+    monkeypatch.setattr(checkpoints, "load", lambda path, **how: real)
+    monkeypatch.setattr(devices, "compiler", lambda: None)
+    said = []
+    for fast in ([], ["--fast", "float32"], ["--fast"]):
+        assert cli.main(["chat", str(tmp_path), "--prompt", "Hello!", "--tokens", "9", "--device", "cpu", *fast]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] and len(said[2]) == 10
+
+
 def test_piped_lines_are_answered_one_by_one(tiny_checkpoint, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "stdin", io.StringIO("Hello!\n/reset\nand?"))
     assert cli.main(["chat", str(tmp_path), "--tokens", "5"]) == 0

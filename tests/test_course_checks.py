@@ -19,6 +19,7 @@ from minillama.course.checking import CheckFailed, check, diagnose, examine
 from minillama.course.checks import (
     Differs,
     drawing_from,
+    driven,
     gradients,
     holds,
     integers,
@@ -753,6 +754,35 @@ def test_gradients_go_back_to_inputs_and_weights():
 ])  # fmt: skip
 def test_a_result_that_no_gradient_comes_back_from_is_told(answer, kind):
     assert outcome_of(lambda answer: gradients(answer, randn(2)), answer).kind == kind
+
+
+def twice(answer, weight, step):
+    """A driver: what a weight is after two calls that change it."""
+    weight = weight.clone()
+    answer(weight, step)
+    answer(weight, step)
+    return weight
+
+
+twice.__module__ = exercise.__name__  # a driver travels by name, as a function of the package
+
+
+@pytest.mark.parametrize("answer, kind", [
+    (lambda weight, step: weight.add_(step), "passed"), (lambda weight, step: weight.sub_(step), "values"),
+    (lambda weight, step: weight + step, "values"), (lambda weight, step: 1 / 0, "raised"),
+])  # fmt: skip
+def test_a_driver_calls_the_answer_where_it_is_and_tells_what_became_of_its_inputs(monkeypatch, answer, kind):
+    monkeypatch.setattr(exercise, "twice", twice, raising=False)
+
+    def run(answer):
+        weight = randn(2)
+        same(driven(answer, twice, weight, 3.0), weight + 6)
+
+    outcome = outcome_of(run, answer)
+    assert outcome.kind == kind and outcome.call.name == "twice" and outcome.call.changed == []
+    if not outcome.passed:
+        text = words.report(examine(COUNT, here(answer), 3), None)
+        assert "on:        twice(weight, 3.0)" in text
 
 
 # Words ---------------------------------------------------------------------------------------------------------------

@@ -8,9 +8,12 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+import torch
 
-from minillama.course import build
+from minillama.config import PRESETS
+from minillama.course import build, keep
 from minillama.course.exercise import chapters, exercises_of
+from minillama.llama import Llama
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 every_chapter = pytest.mark.parametrize("chapter", sorted(path.stem[:2] for path in build.sources()))
@@ -28,6 +31,8 @@ def run(notebook, tmp_path, *, option="--nbval", grading=False, fast=True):
     """Run a notebook with nbval, its settings those of notebooks/conftest.py. -> {cell id: what went wrong, or None}"""
     environment = os.environ | {"MINILLAMA_PARTS": str(tmp_path / "parts"), "PYTHONHASHSEED": "0"}
     environment |= {"MINILLAMA_FAST": "1" if fast else "0", "MINILLAMA_GRADING": "1" if grading else "0"}
+    if notebook.parent.name == "solutions":
+        keep.keep_worked(tmp_path / "parts", before=notebook.name[:2])
     report = tmp_path / f"{notebook.stem}.xml"
     command = [sys.executable, "-m", "pytest", option, f"--confcutdir={NOTEBOOKS}", f"--junitxml={report}",
                "-p", "no:cacheprovider", "-c", os.devnull, f"--rootdir={notebook.parent}", str(notebook)]  # fmt: skip
@@ -100,3 +105,20 @@ def test_with_the_worked_answers_pasted_in_the_learners_edition_scores_full_mark
 @every_chapter
 def test_the_worked_edition_is_green_twice_in_a_row_and_in_full_mode(chapter, tmp_path):
     assert [failed(run(worked(chapter), tmp_path, fast=fast)) for fast in (True, True, False)] == [{}, {}, {}]
+
+
+def test_from_chapter_10_on_the_worked_editions_run_on_parts_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINILLAMA_PARTS", str(tmp_path))
+    keep.keep_worked(tmp_path, before="09")
+    assert list(tmp_path.iterdir()) == []
+    keep.keep_worked(tmp_path, before="13")
+    lines = []
+    mine = keep.my_parts(lines.append)
+    assert [line.split()[1] for line in lines] == ["yours:"] * 5
+    torch.manual_seed(0)
+    model = Llama(PRESETS["tiny"], mine)
+    torch.manual_seed(0)
+    package = Llama(PRESETS["tiny"])
+    assert all(type(module).__module__ == "my_parts" for module in model.layers[0].children())
+    tokens = torch.randint(PRESETS["tiny"].vocab_size, (2, 9))
+    assert torch.equal(model(tokens), package(tokens))

@@ -77,7 +77,7 @@ class Desk:
         settings = {name: get() for name, (get, _) in SETTINGS.items()}
         printed = _Paper()
         reply: dict[str, Any] = {}
-        if task["do"] in ("call", "gradients", "new"):
+        if task["do"] in ("call", "gradients", "drive", "new"):
             _seed(task["seed"])
         try:
             with redirect_stdout(printed):
@@ -113,6 +113,8 @@ class Desk:
                 return list(islice(result, MAX_ITEMS)) if isinstance(result, Iterator) else result
             case "gradients":
                 return _gradients(thing, args, kwargs)
+            case "drive":
+                return task["driver"](thing, *args, **kwargs)
             case "weights":
                 return {name: p.detach() for name, p in _parameters(thing).items()}
             case "load":
@@ -217,6 +219,7 @@ class Call:
     kwargs: dict
     path: tuple = ()  # of the method, ("encode",)
     made: bool = False  # was this called on something that the answer made, not on the answer itself?
+    driver: Callable | None = None  # what was called, with the answer before args
     gave: Any = None
     changed: list = field(default_factory=list)  # numbers of arguments, names of settings
     printed: str = ""
@@ -249,15 +252,16 @@ class Answer:
     def __repr__(self) -> str:
         return self._name
 
-    def _ask(self, do: str, *args, **kwargs):
-        task = {"do": do, "thing": self._thing, "path": self._path, "seed": self._seed,
+    def _ask(self, do: str, *args, driver: Callable | None = None, **kwargs):
+        task = {"do": do, "thing": self._thing, "path": self._path, "seed": self._seed, "driver": driver,
                 "args": _numbered(args), "kwargs": _numbered(kwargs)}  # fmt: skip
         try:
             request = pack(task)
         except WireError as error:  # of the check, not of the learner
             raise TypeError(f"{self._name} was called with something that can't travel: {error}") from error
-        call = Call(self._name, args[: len(args) - (do == "gradients")], kwargs, self._path, self._thing != 0)
-        if do in ("call", "gradients"):
+        name = driver.__name__ if driver else self._name
+        call = Call(name, args[: len(args) - (do == "gradients")], kwargs, self._path, self._thing != 0, driver)
+        if do in ("call", "gradients", "drive"):
             self._log.append(call)
         value, raised, call.changed, call.printed = _opened(self._send(request))
         if raised:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minillama.course.exercise import Exercise, exercises_of, find, package_part, solution
+from minillama.course.keep import keep_worked
 from minillama.course.lint import PREDICTION, SHOWN, lint
 from minillama.course.stub import stub
 from minillama.files import replacing
@@ -247,6 +248,7 @@ def execute(book: dict[str, Any], source: Path):
     node = nbformat.reads(json.dumps(book), as_version=4)
     running: list[str] = []
     with tempfile.TemporaryDirectory() as parts:
+        keep_worked(Path(parts), before=source.name[:2])
         environment = os.environ | {"MINILLAMA_PARTS": parts, "PYTHONHASHSEED": "0"}
         environment.pop("MINILLAMA_GRADING", None)
         client = NotebookClient(

@@ -4,7 +4,7 @@ Inputs come from the seed of the run, whatever the answer does with random numbe
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -202,3 +202,11 @@ def gradients(answer: Answer, *args, **kwargs) -> dict[str, Any]:
     if result["inputs"] and all(g is None for g in result["inputs"]) and not result["weights"]:
         raise Differs("property", out, text="no gradient comes back: the result does not depend on the input any more")
     return {**result, "out_gradient": out_gradient}
+
+
+def driven(answer: Answer, driver: Callable, *args, **kwargs) -> Any:
+    """Run driver(answer, *args, **kwargs) where the answer is: for answers that change weights or gradients there.
+
+    driver: a function of this package, by name; what it returns is data.
+    """
+    return answer._ask("drive", *args, driver=driver, **kwargs)
