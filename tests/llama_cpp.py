@@ -58,7 +58,7 @@ def fetch(folder: Path) -> Path | None:
         return libraries
     if sys.platform != "linux" or shutil.which("npm") is None:
         return None
-    npm = subprocess.run(["npm", "pack", PACKAGE], cwd=folder, capture_output=True, timeout=120)
+    npm = subprocess.run(["npm", "pack", PACKAGE], cwd=folder, capture_output=True, timeout=300)
     archives = list(folder.glob("node-llama-cpp*.tgz"))
     if npm.returncode or not archives:
         return None
@@ -70,7 +70,7 @@ def fetch(folder: Path) -> Path | None:
 def ask(libraries: Path, model: Path, **request):
     """What llama.cpp answers. Errors: RuntimeError with what it said, if it does not like the file."""
     command = [sys.executable, __file__, str(libraries), str(model)]
-    result = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, timeout=300)
     if result.returncode:
         raise RuntimeError(result.stderr[-3000:])
     return json.loads(result.stdout)

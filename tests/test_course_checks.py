@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from minillama.course import exercise, words
-from minillama.course.answers import AnswerLost, here
+from minillama.course.answers import AnswerLost, here, short
 from minillama.course.checking import CheckFailed, check, diagnose, examine
 from minillama.course.checks import (
     Differs,
@@ -783,6 +783,15 @@ def test_a_driver_calls_the_answer_where_it_is_and_tells_what_became_of_its_inpu
     if not outcome.passed:
         text = words.report(examine(COUNT, here(answer), 3), None)
         assert "on:        twice(weight, 3.0)" in text
+
+
+@pytest.mark.parametrize("value, text", [
+    ([torch.ones(3), torch.ones(2, 4)], "[tensor (3,), tensor (2, 4)]"), ((torch.ones(1),), "(tensor (1,),)"),
+    ({"x": [torch.ones(2)], "n": 3}, "{'x': [tensor (2,)], 'n': 3}"), ([1.5, "a", None], "[1.5, 'a', None]"),
+    (list(range(100)), "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16..."), (nn.Linear, "Linear"),
+])  # fmt: skip
+def test_a_call_is_named_with_the_shapes_of_its_tensors_also_within_lists(value, text):
+    assert short(value) == text
 
 
 # Words ---------------------------------------------------------------------------------------------------------------

@@ -306,12 +306,18 @@ def _numbered(value: Any) -> Any:
 
 
 def short(value: Any) -> str:
-    """A value in a few words, to name a call: 8, 'abc', tensor (2, 3, 8)"""
+    """A value in a few words, to name a call: 8, 'abc', tensor (2, 3, 8), [tensor (3,), tensor (2, 4)]"""
     if isinstance(value, Tensor):
         return f"tensor {tuple(value.shape)}"
     if isinstance(value, type) or inspect.isfunction(value):
         return value.__name__
-    text = repr(value)
+    if type(value) in (list, tuple):
+        text = ", ".join(map(short, value[:20]))
+        text = f"[{text}]" if isinstance(value, list) else f"({text}{',' * (len(value) == 1)})"
+    elif type(value) is dict:
+        text = f"{{{', '.join(f'{key!r}: {short(x)}' for key, x in list(value.items())[:20])}}}"
+    else:
+        text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
