@@ -67,11 +67,12 @@ class FastLlama(nn.Module):
         start = len(cache)
         if positions is None:
             positions = torch.arange(start, start + T, device=tokens.device)
-        may_look = None if T == 1 else causal_mask(T, start + T, device=tokens.device)
-        if mask is not None:
-            may_look = mask if may_look is None else may_look & mask
+        may_look = mask
+        if T > 1 and (start or mask is not None):  # else the plain triangle, or a single row of nothing but True
+            may_look = causal_mask(T, start + T, device=tokens.device)
+            may_look = may_look if mask is None else may_look & mask
         cos, sin = cos_sin(positions, self.frequencies)
-        run: Any = self.one_token if may_look is None else FastBlock.forward
+        run: Any = self.one_token if T == 1 and mask is None else FastBlock.forward
         x = self.embed_tokens(tokens)  # (B, T, C)
         new = x.new_empty(B, self.config.n_kv_heads, T, self.config.head_dim, dtype=self.cache_dtype)
         for layer, room in zip(self.layers, rooms, strict=True):
@@ -83,9 +84,9 @@ class FastLlama(nn.Module):
 class FastBlock(nn.Module):
     """A layer of a Llama: one product for q, k and v, one for gate and up; float32 between the products.
 
-    Shape: x (B, T, C) -> (B, T, C). cos, sin: as rotate_pairs takes them. mask: (B, H, T, S), or None where all may
-    look everywhere. k_room, v_room: (B, G, room, D), where the keys and values of this layer are kept; the new ones are
-    written to the places from `start` on.
+    Shape: x (B, T, C) -> (B, T, C). cos, sin: as rotate_pairs takes them. mask: (B, H, T, S); None for one token, which
+    may look everywhere, and for a text from its beginning, with the causal mask. k_room, v_room: (B, G, room, D), where
+    the keys and values of this layer are kept; the new ones are written to the places from `start` on.
     """
 
     def __init__(self, block: Any, config: Config, pack):
@@ -129,10 +130,10 @@ def attend_one(q: Tensor, k: Tensor, v: Tensor, mask: None) -> Tensor:
 
 
 def attend_many(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention by torch's own kernel. (B, H, T, D), (B, G, S, D) twice, mask (B, H, T, S) -> (B, H, T, D)"""
+    """Attention by torch's own kernel, causal without a mask. (B, H, T, D), (B, G, S, D) twice -> (B, H, T, D)"""
     n_repeats = q.size(1) // k.size(1)
     k, v = repeat_kv(k, n_repeats), repeat_kv(v, n_repeats)
-    return F.scaled_dot_product_attention(q.to(k.dtype), k, v, attn_mask=mask).to(q.dtype)
+    return F.scaled_dot_product_attention(q.to(k.dtype), k, v, attn_mask=mask, is_causal=mask is None).to(q.dtype)
 
 
 def _fixed(weight: Tensor) -> nn.Parameter:

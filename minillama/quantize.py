@@ -63,7 +63,10 @@ def dequantize_int4(codes: Tensor, scale: Tensor, minimum: Tensor) -> Tensor:
 
 
 class Int8Linear(nn.Module):
-    """A linear layer without bias, its weight in int8. (..., K) -> (..., N), in the dtype of x; made by `pack`."""
+    """A linear layer without bias, its weight in int8; made by `pack`.
+
+    Shape: (..., K) -> (..., N), in the dtype of x.
+    """
 
     codes: Tensor
     scale: Tensor
@@ -80,7 +83,8 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, K = x.reshape(-1, x.size(-1)).bfloat16(), x.size(-1)
-        if len(rows) < MANY_ROWS and K % 32 == 0 and x.device.type == "cpu":  # for other K the kernel reads beyond
+        # For few rows torch's kernel is faster; where 32 does not divide K, it reads beyond the weight.
+        if len(rows) < MANY_ROWS and K % 32 == 0 and x.device.type == "cpu":
             out = torch.ops.aten._weight_int8pack_mm(rows, self.codes, self.scale)
         else:
             out = F.linear(rows, self.codes.bfloat16()) * self.scale

@@ -33,14 +33,19 @@ def ngram_draft(tokens: Sequence[int], length: int, n: int = 3) -> list[int]:
 
 
 def accept(
-    draft: Tensor, draft_probs: Tensor, target_probs: Tensor, *, generator: torch.Generator | None = None
+    draft: Tensor,
+    draft_probs: Tensor,
+    target_probs: Tensor,
+    *,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Keep the beginning of a draft, and add one token, so that each is distributed as the target's.
 
-    Shape: draft (K,), draft_probs (K, V), target_probs (K + 1, V) -> (n + 1,), n tokens of the draft were kept.
-    Draft token x is kept with probability min(1, p(x) / q(x)), p from target_probs, q from draft_probs, which it must
-    have been drawn from. The first one that is not kept is replaced by one drawn from max(0, p - q), scaled to sum 1,
-    and the rest is dropped. After a draft that is kept whole, one more token is drawn from the last row.
+    Shape: draft (K,), draft_probs (K, V), target_probs (K + 1, V) -> (n + 1,), n tokens were kept.
+    Draft token x is kept with probability min(1, p(x) / q(x)), p from target_probs and q from
+    draft_probs, which it must have been drawn from. The first one that is not kept is replaced by one
+    drawn from max(0, p - q), scaled to sum 1, and the rest is dropped. After a draft that is kept
+    whole, one more token is drawn from the last row.
     Source: Leviathan et al. 2023, arXiv:2211.17192, section 2.3; Chen et al. 2023, arXiv:2302.01318.
 
     >>> certain = torch.eye(4)  # the target says 0, then 1, then 2, for sure
@@ -48,7 +53,8 @@ def accept(
     [0, 1]
     """
     K = len(draft)
-    kept = torch.rand(K, generator=generator, device=draft.device) * _of(draft, draft_probs) < _of(draft, target_probs)
+    chance = torch.rand(K, generator=generator, device=draft.device)
+    kept = chance * _of(draft, draft_probs) < _of(draft, target_probs)
     n = int(kept.long().cumprod(dim=0).sum())  # how many before the first that is not kept
     probs = target_probs[n]
     if n < K:
