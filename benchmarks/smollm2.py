@@ -30,7 +30,6 @@ from minillama.checkpoints import load
 from minillama.checkpoints.export import export
 from minillama.fast import FastLlama
 from minillama.quantize import n_bytes
-
 from tests import llama_cpp
 
 CONTEXT, STEPS, PROMPT = 64, 16, 256

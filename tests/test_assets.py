@@ -169,10 +169,13 @@ def test_the_folder_is_the_environments_or_that_of_the_repository(monkeypatch, t
     assert data_dir() == (repository / "data" if (repository / "pyproject.toml").exists() else Path("data"))
 
 
-def test_a_corpus_is_its_bytes_as_text_with_line_ends_untouched(register, monkeypatch, tmp_path):
+def test_a_corpus_is_its_bytes_as_text_with_line_ends_untouched_and_nothing_is_printed(
+    register, monkeypatch, tmp_path, capsys
+):
     monkeypatch.setenv("MINILLAMA_DATA", str(tmp_path / "new" / "folder"))
     register(Given(TEXT))
     assert corpus("play") == TEXT.decode() and "\r\n" in corpus("play")
+    assert capsys.readouterr().out == ""  # a notebook's stored output must not depend on what is there already
 
 
 # ------------------------------------------------------------------------ Url

@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from minillama import assets
 from minillama.block import Parts
 from minillama.certify import certify
+from minillama.chat import Chat
+from minillama.checkpoints import load
 from minillama.cli import main
 from minillama.config import PRESETS, Config
 from minillama.course import CheckFailed, check, hint, keep, my_parts, predicted
@@ -91,6 +93,30 @@ assert 0.15 < guesses["r"] < 0.35 and guesses["p"] > 0.15 and alone < guesses["r
 
 # %% [markdown]
 # A little. Looking back is what attention is for (chapter 03), and a small model is not good at it.
+#
+# ### A larger one answers
+#
+# SmolLM2 is a LLaMA as well, with 135 million numbers, trained by other people on two trillion tokens, and then on
+# conversations. It is not in the repository. `python -m minillama data smollm2` in a terminal fetches it, 93 MB;
+# where it is on your machine already, the next cell asks it three questions. The program that runs it is the same as
+# above, `minillama/llama.py`, 82 lines; only the numbers are others.
+
+# %% varies
+file = assets.data_dir() / assets.ASSETS["smollm2"].filename
+questions = ["What is the capital of France?", "And of Japan?", "What is 7 times 8?"]
+if file.exists():
+    chat = Chat(load(file), max_tokens=30)
+    for question in questions:
+        print(f"you:     {question}\nSmolLM2: {chat.ask(question)}\n")
+    assert type(chat.model) is type(model)  # both are Llama
+else:
+    print("SmolLM2 is not on this machine; go on without it, or: python -m minillama data smollm2")
+
+# %% [markdown]
+# When this page was made it knew both capitals. It took *And of Japan?* for what it was, a question about capitals,
+# since the whole conversation is the text that it continues. And it told us that 7 times 8 is 64, as calmly as it had
+# told us about Paris. It says what is likely to be said, and knows nothing of right and wrong. In chapter 13 it runs
+# on the parts that you write.
 
 # %% [markdown]
 # ## The map
@@ -119,10 +145,10 @@ assert {chapter for chapters in builds.values() for chapter in chapters.split()}
 # | [07 norm](07_norm.ipynb) | numbers that neither explode nor vanish; the block |
 # | [08 seq2seq](08_seq2seq.ipynb) | the transformer of 2017, with an encoder; it translates |
 # | [09 llama](09_llama.ipynb) | everything put together, and proven |
-# | 10 train, to come | how the numbers are found |
-# | 11 generate, to come | how it writes, and fast |
-# | 12 fast, to come | fewer bits, more speed |
-# | 13 checkpoints, to come | a real model on your code |
+# | [10 train](10_train.ipynb) | how the numbers are found |
+# | [11 generate](11_generate.ipynb) | how it writes, and what it need not compute again |
+# | [12 fast](12_fast.ipynb) | fewer bits, more speed |
+# | [13 checkpoints](13_checkpoints.ipynb) | a real model on your code |
 #
 # Chapters build on each other; each says at its top which one is enough to follow it.
 #
