@@ -147,7 +147,46 @@ def build_parser() -> argparse.ArgumentParser:
     build.add_argument("--check", action="store_true", help="only say what is not current; nothing is run or written")
     build.add_argument("--force", action="store_true", help="run again, and overwrite what was edited by hand")
     build.set_defaults(command=run_build)
+    _add_classroom(commands)
     return parser
+
+
+def _add_classroom(commands):
+    release = commands.add_parser(
+        "release",
+        help="hand out chapters to a class",
+        description="Write what students get (students.zip) and what their teacher keeps (teacher/).",
+    )
+    release.add_argument("--chapters", required=True, help="their numbers, such as 03,07")
+    release.add_argument("--out", type=Path, required=True, help="a new folder")
+    release.add_argument("--due", default="", help="date and time, such as 2027-01-15T23:59")
+    release.add_argument("--points", action="append", default=[], metavar="ID=N", help="other points than the course's")
+    release.add_argument(
+        "--forbid", action="append", default=[], metavar="ID=NAMES",
+        help="functions of torch that an exercise must do without, such as 07.3=F.rms_norm,RMSNorm",
+    )  # fmt: skip
+    release.add_argument("--all-or-none", action="store_true", help="no points for an exercise that passes in part")
+    release.set_defaults(command=_of_the_classroom("release"))
+
+    check = commands.add_parser("check", help="hear what the grader will say of your own notebook")
+    check.add_argument("notebook", type=Path)
+    check.set_defaults(command=_of_the_classroom("check"))
+
+    grade = commands.add_parser(
+        "grade",
+        help="grade the notebooks of a class",
+        description="Grade what a class handed in. What is graded already is kept: the same command goes on.",
+    )
+    grade.add_argument(
+        "folder", type=Path, help="a notebook or a folder per student, or a learning platform's zip file"
+    )
+    grade.add_argument("--out", type=Path, required=True, help="a folder for results, tables, pages")
+    grade.add_argument("--release", type=Path, help="the teacher/ folder of the release (default: whole chapters)")
+    grade.add_argument("--jobs", type=int, default=1, help="so many notebooks at the same time (default: 1)")
+    grade.add_argument("--engine", choices=("workers", "nbval"), default="workers", help="nbval: slow, for comparison")
+    grade.add_argument("--seconds", type=int, default=20, help="of computing for one exercise (default: 20)")
+    grade.add_argument("--nonce", default="", help="draw the inputs of an earlier grading again (its nonce.txt)")
+    grade.set_defaults(command=_of_the_classroom("grade"))
 
 
 def _recipes_help() -> str:
@@ -546,6 +585,15 @@ def run_build(options):
     from minillama.course import build
 
     build.main(options)
+
+
+def _of_the_classroom(name: str):
+    def command(options):
+        from minillama.classroom import commands
+
+        getattr(commands, name)(options)
+
+    return command
 
 
 PACKAGES = {

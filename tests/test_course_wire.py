@@ -22,6 +22,7 @@ from minillama.course.answers import Answer, AnswerLost, AnswerRaised, elsewhere
 from minillama.course.wire import Thing, WireError, pack, unpack
 from minillama.norm import RMSNorm
 
+SETTING = "torch's default dtype"
 fast = settings(max_examples=80, deadline=None, derandomize=True)
 
 
@@ -557,8 +558,44 @@ def test_a_forged_reply_loses_the_answer_and_nothing_else(reply):
 
 
 def test_a_forged_reply_may_say_what_it_likes_of_changes():
-    answer = Answer(lambda request: pack(REPLY | {"changed": [-5, "x", None, 2.5], "printed": None}), name="f")
-    assert answer(1) == 1 and answer._log[-1].changed == [-5, "x"]
+    answer = Answer(lambda request: pack(REPLY | {"changed": [-5, "x", SETTING, None, 2.5], "printed": None}), name="f")
+    assert answer(1) == 1 and answer._log[-1].changed == [-5, SETTING]
+
+
+def test_a_forged_error_is_cut_to_what_a_person_reads():
+    long = "x" * 10**6
+    answer = Answer(lambda request: pack(REPLY | {"raised": [[long] * 5, long, long, long]}), name="f")
+    with pytest.raises(AnswerRaised) as raised:
+        answer(1)
+    error = raised.value
+    assert sum(map(len, [*error.kinds, error.message, error.line, error.told])) < 4000
+
+
+@pytest.mark.parametrize("kind", ["set", "frozenset", "dict"])
+def test_many_items_of_one_hash_are_refused(kind):
+    items = [k * (2**61 - 1) for k in range(wire.SAME_HASH + 1)]
+    tree = {"dict": [[k, 0] for k in items]} if kind == "dict" else {kind: items}
+    data = json.dumps(tree).encode()
+    with pytest.raises(WireError, match="of the same hash"):
+        unpack(struct.pack("<I", len(data)) + data)
+
+
+@pytest.mark.parametrize("shape", [[2**30, 0], [0, 2**20, 2**20]])
+def test_a_tensor_of_nothing_in_very_many_rows_does_not_travel(shape):
+    data = json.dumps({"tensor": shape, "dtype": "float32", "grad": False}).encode()
+    with pytest.raises(WireError, match="a tensor of shape"):
+        unpack(struct.pack("<I", len(data)) + data)
+    with pytest.raises(WireError, match="rows without numbers"):
+        pack(torch.empty(shape))
+
+
+def test_what_only_says_that_it_has_a_hash_is_no_key():
+    class Key(list):
+        __hash__ = object.__hash__
+
+    for value in ({Key(): 1}, {Key()}, frozenset([Key()])):
+        with pytest.raises(WireError, match="can't travel"):
+            pack(value)
 
 
 def test_an_announcement_of_too_many_bytes_is_not_believed():
@@ -567,7 +604,7 @@ def test_an_announcement_of_too_many_bytes_is_not_believed():
         other.write(struct.pack("<Q", 2**40))
         other.flush()
         with pytest.raises(AnswerLost, match="announces"):
-            answers._read(pipe)
+            answers.read_message(pipe)
 
 
 def test_source_that_is_run_knows_its_lines_and_may_hold_dataclasses():

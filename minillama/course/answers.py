@@ -16,7 +16,7 @@ import subprocess
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -100,7 +100,7 @@ class Desk:
 
     def _do(self, task: dict, args: tuple, kwargs: dict) -> Any:
         if task["do"] == "new":
-            self.things = [run(task["source"], task["name"])]
+            self.things = [run(task["source"], task["name"], before=task["before"])]
             return None
         thing = self.things[task["thing"]]
         for name in task["path"]:
@@ -285,12 +285,15 @@ def _opened(message: bytes) -> tuple[Any, AnswerRaised | None, list, str]:
     """What a reply says: the value, the error, what was changed, what was printed. Errors: AnswerLost if it is none."""
     try:
         reply = unpack(message)
-        changed = [x for x in reply["changed"] if isinstance(x, int | str)]
+        changed = [x for x in reply["changed"] if isinstance(x, int) or x in SETTINGS]
         printed = str(reply["printed"])[:MAX_PRINTED]
         if "raised" not in reply:
             return reply["value"], None, changed, printed
         kinds, text, line, told = reply["raised"]
-        return None, AnswerRaised([str(kind) for kind in kinds], str(text), str(line), str(told)), changed, printed
+        raised = AnswerRaised(
+            [str(kind)[:100] for kind in kinds[:20]], str(text)[:500], str(line)[:250], str(told)[:500]
+        )
+        return None, raised, changed, printed
     except (WireError, LookupError, TypeError, ValueError) as error:
         raise AnswerLost(f"the answer's process sent {error}") from error
 
@@ -332,18 +335,26 @@ def elsewhere(source: str, name: str) -> Iterator[Callable[[bytes], bytes]]:
 
     Errors: AnswerRaised if the source fails; AnswerLost if the process ends. There is no limit of time.
     """
-    command = [sys.executable, "-c", "from minillama.course.answers import main; main()"]
+    with other_process() as (_, send):
+        start(send, source, name)
+        yield send
+
+
+@contextmanager
+def other_process(tree: Path | None = None) -> Iterator[tuple[subprocess.Popen, Callable[[bytes], bytes]]]:
+    """A new process, and the function that sends requests to it. tree: a folder with the minillama that it imports."""
+    path = f"import sys; sys.path.insert(0, {str(tree)!r}); " if tree else ""
+    command = [sys.executable, "-c", f"{path}from minillama.course.answers import main; main()"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     requests, replies = process.stdin, process.stdout
     assert requests and replies
 
     def send(request: bytes) -> bytes:
-        _write(requests, request)
-        return _read(replies)
+        write_message(requests, request)
+        return read_message(replies)
 
     try:
-        start(send, source, name)
-        yield send
+        yield process, send
     finally:
         process.kill()
         process.wait()
@@ -352,14 +363,18 @@ def elsewhere(source: str, name: str) -> Iterator[Callable[[bytes], bytes]]:
                 pipe.close()
 
 
-def start(send: Callable[[bytes], bytes], source: str, name: str):
-    """Let the process at the other end run `source` and answer for `name`, in place of what it answered for before."""
-    _, raised, *_ = _opened(send(pack({"do": "new", "source": source, "name": name, "seed": 0})))
+def start(send: Callable[[bytes], bytes], source: str, name: str, before: Sequence[str] = ()):
+    """Let the process at the other end run `source` and answer for `name`, in place of what it answered for before.
+
+    before: texts that run first, in the same namespace. Errors: AnswerRaised.
+    """
+    task = {"do": "new", "source": source, "name": name, "before": list(before), "seed": 0}
+    _, raised, *_ = _opened(send(pack(task)))
     if raised:
         raise raised
 
 
-def _write(pipe: IO[bytes], message: bytes):
+def write_message(pipe: Any, message: bytes):
     try:
         pipe.write(struct.pack("<Q", len(message)) + message)
         pipe.flush()
@@ -367,7 +382,7 @@ def _write(pipe: IO[bytes], message: bytes):
         raise AnswerLost("the answer's process has ended") from error
 
 
-def _read(pipe: IO[bytes]) -> bytes:
+def read_message(pipe: Any) -> bytes:
     head = pipe.read(8)
     if len(head) < 8:
         raise AnswerLost("the answer's process has ended")
@@ -384,17 +399,27 @@ def main():
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
     torch.set_num_threads(1)
+    converse(requests, replies)
+
+
+def converse(requests: IO[bytes], replies: IO[bytes]):
+    """Answer requests until there are no more."""
     desk = Desk(None)
     with suppress(AnswerLost):
         while True:
-            _write(replies, desk(_read(requests)))
+            write_message(replies, desk(read_message(requests)))
 
 
-def run(source: str, name: str, filename: str = "<answer>", module: str = "answer") -> Any:
-    """Run source text of its own and give what it calls `name`. Its lines are known to tracebacks and to `inspect`."""
+def run(source: str, name: str, filename: str = "<answer>", module: str = "answer", before: Sequence[str] = ()) -> Any:
+    """Run source text of its own and give what it calls `name`. Its lines are known to tracebacks and to `inspect`.
+
+    before: texts that run first, in the same namespace.
+    """
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     sys.modules.setdefault(module, types.ModuleType(module))  # dataclasses look for the module of a class
     namespace: dict[str, Any] = {"__name__": module}
+    for text in before:
+        exec(compile(text, "<before>", "exec"), namespace)
     exec(compile(source, filename, "exec"), namespace)
     if name not in namespace:
         raise NameError(f"{name} is not defined")

@@ -87,9 +87,13 @@ class Result:
 
 def examine(exercise: Exercise, send: Callable[[bytes], bytes], seed: int) -> Result:
     """Run all checks on the answer behind `send`, with inputs from `seed`. Errors: AnswerLost."""
+    return Result(exercise, [examine_one(exercise, i, send, seed) for i in range(len(exercise.checks))], seed)
+
+
+def examine_one(exercise: Exercise, i: int, send: Callable[[bytes], bytes], seed: int) -> Outcome:
+    """Run check number i, counted from 0, as `examine` does. Errors: AnswerLost."""
     with _as_if_alone():
-        outcomes = [_run(exercise, check, send, seed + i) for i, check in enumerate(exercise.checks)]
-    return Result(exercise, outcomes, seed)
+        return _run(exercise, exercise.checks[i], send, seed + i)
 
 
 @contextmanager
@@ -137,14 +141,26 @@ def _run(exercise: Exercise, check: Check, send: Callable[[bytes], bytes], seed:
     return Outcome(check, kind, differs, raised, shown[-1] if shown else None, settings)
 
 
-def diagnose(result: Result) -> Version | None:
-    """The one mistake whose outcomes are those of this answer; None if there is none, or more than one."""
-    alike = [
-        mistake
-        for mistake in result.exercise.mistakes
-        if result.like(examine(result.exercise, here(mistake.answer), result.seed))
-    ]
+def results_of_mistakes(exercise: Exercise, seed: int) -> list[tuple[Version, Result]]:
+    """What comes of each mistake, with the inputs of this seed."""
+    return [(mistake, examine(exercise, here(mistake.answer), seed)) for mistake in exercise.mistakes]
+
+
+def diagnose(result: Result, made: list[tuple[Version, Result]] | None = None) -> Version | None:
+    """The one mistake whose outcomes are those of this answer; None if there is none, or more than one.
+
+    made: the results of the mistakes with the same seed, if they are known already.
+    """
+    made = results_of_mistakes(result.exercise, result.seed) if made is None else made
+    alike = [mistake for mistake, theirs in made if result.like(theirs)]
     return alike[0] if len({mistake.text for mistake in alike}) == 1 else None
+
+
+def of_another_kind(exercise: Exercise, given: Any, kind: str, seed: int) -> Result:
+    """The result of an answer that can't be checked, as it is no class or no function."""
+    asked_for = "a class" if isinstance(exercise.answer, type) else "a function"
+    differs = Differs("type", given, text=f"this is {kind}, expected {asked_for}")
+    return Result(exercise, [Outcome(check, "type", differs) for check in exercise.checks], seed)
 
 
 def check(id: str, answer: Any, *, seed: int | None = None) -> Any:
@@ -158,12 +174,11 @@ def check(id: str, answer: Any, *, seed: int | None = None) -> Any:
     grading = os.environ.get("MINILLAMA_GRADING") == "1"
     seed = secrets.randbelow(10**6) if seed is None else seed
     title, total = f"{id} {exercise.name}", exercise.points
-    asked_for = "a class" if isinstance(exercise.answer, type) else "a function"
+    wants_class = isinstance(exercise.answer, type)
     if answer is None or answer is ...:
         result = Result(exercise, [Outcome(check, "not attempted") for check in exercise.checks], seed)
-    elif not callable(answer) or (isinstance(answer, nn.Module) and asked_for == "a class"):
-        differs = Differs("type", answer, text=f"this is {kind_of(answer)}, expected {asked_for}")
-        result = Result(exercise, [Outcome(check, "type", differs) for check in exercise.checks], seed)
+    elif not callable(answer) or (isinstance(answer, nn.Module) and wants_class):
+        result = of_another_kind(exercise, answer, kind_of(answer), seed)
     else:
         result = examine(exercise, here(answer), seed)
     if result.attempted and not grading:  # a teacher's folder stays the teacher's

@@ -6,13 +6,11 @@ The folder is `my_parts/` of the repository, or $MINILLAMA_PARTS. Everything in 
 import __future__
 
 import ast
-import builtins
 import inspect
 import linecache
 import math
 import os
 import re
-import symtable
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -25,6 +23,7 @@ import torch
 from minillama.attention import Attention, attend
 from minillama.block import Block, Parts
 from minillama.course.answers import run
+from minillama.course.definitions import free_names, needed, same_code
 from minillama.course.exercise import Exercise, chapters, exercises_of, find, solution
 from minillama.feedforward import SwiGLU
 from minillama.files import replacing
@@ -177,7 +176,7 @@ def _standing_alone(answer: Any, name: str) -> str:
     names = vars(sys.modules[answer.__module__]) if function is None else function.__globals__
     for text in _texts(function):
         for defined in (getattr(answer, "__name__", name), name):
-            if body := _needed(text, defined):
+            if body := needed(text, defined):
                 free = {free for free in free_names(body) if free in names}
                 imports = sorted(_import_of(free, names[free]) for free in free)
                 later = function and function.__code__.co_flags & __future__.annotations.compiler_flag
@@ -199,67 +198,6 @@ def _texts(function: Any) -> Iterator[str]:
     for filename in reversed(list(linecache.cache)):
         if "ipykernel_" in filename or "ipython-input" in filename:
             yield "".join(linecache.getlines(filename))
-
-
-def _needed(text: str, name: str) -> str:
-    """The statements of a cell that define `name` and what these use, with the comments above them; "" if none does.
-
-    Left out is all that the cell does besides: calls of check, figures, experiments.
-    """
-    try:
-        body, lines = ast.parse(text).body, text.splitlines(keepends=True)
-    except SyntaxError:
-        return ""
-    match body:
-        case [ast.Expr(ast.Call(ast.Attribute(attr="run_cell_magic"), [_, _, ast.Constant(str(inside))]))]:
-            return _needed(inside, name)  # %%time and others, as IPython writes them
-    pieces: list[tuple[str, set, set]] = []
-    end = 0
-    for node in body:
-        defined, used = _symbols(ast.unparse(node))
-        for n in ast.walk(node):
-            if isinstance(n, ast.Attribute | ast.Subscript) and isinstance(n.ctx, ast.Store):
-                defined |= {n.value.id} if isinstance(n.value, ast.Name) else set()  # Norm.forward = ...
-        if _calls_check(node) or getattr(node, "module", "") == "__future__":
-            defined = set()
-        if node.lineno <= end:  # a; b
-            pieces[-1][1].update(defined)
-            pieces[-1][2].update(used)
-        else:
-            pieces.append(("".join(lines[end : node.end_lineno]), defined, used))
-        end = node.end_lineno or 0
-    needed, before = {name}, set()
-    while needed != before:
-        before = needed
-        needed = needed.union(*(used for _, defined, used in pieces if defined & needed))
-    if not any(name in defined for _, defined, _ in pieces):
-        return ""
-    return "".join(piece for piece, defined, _ in pieces if defined & needed).strip() + "\n"
-
-
-def _calls_check(node: ast.stmt) -> bool:
-    calls = (n.func for n in ast.walk(node) if isinstance(n, ast.Call))
-    definition = isinstance(node, ast.FunctionDef | ast.ClassDef)
-    return not definition and any(isinstance(f, ast.Name) and f.id == "check" for f in calls)
-
-
-def free_names(text: str) -> set[str]:
-    """The names that a piece of source uses and does not define: what it needs from outside."""
-    defined, used = _symbols(text)
-    return used - defined - set(dir(builtins))
-
-
-def _symbols(text: str) -> tuple[set[str], set[str]]:
-    """The names that a piece of source defines, and those that it uses from outside of its functions."""
-
-    def used(table) -> set[str]:
-        names = {s.get_name() for s in table.get_symbols() if s.is_referenced() and s.is_global()}
-        return names.union(*(used(child) for child in table.get_children()))
-
-    top = symtable.symtable(text, "<cell>", "exec")
-    defined = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
-    at_top = {s.get_name() for s in top.get_symbols() if s.is_referenced()}
-    return defined, at_top.union(*(used(child) for child in top.get_children()))
 
 
 def _import_of(name: str, value: Any) -> str:
@@ -305,20 +243,3 @@ def _is_in(path: Path, value: Any, name: str) -> bool:
         return same_code(path.read_text(encoding="utf-8"), source_of(value, name))
     except (ValueError, RecursionError):
         return False
-
-
-def same_code(one: str, other: str) -> bool:
-    """Are the definitions in both the same code, but for comments, docstrings, annotations and layout?"""
-
-    def code(text: str) -> list[str]:
-        definitions = [n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
-        for node in (node for definition in definitions for node in ast.walk(definition)):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-            if isinstance(node, ast.FunctionDef):
-                node.returns = None
-            if isinstance(node, ast.arg):
-                node.annotation = None
-        return [ast.dump(definition) for definition in definitions]
-
-    return code(one) == code(other)

@@ -11,6 +11,7 @@ import importlib
 import json
 import math
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,9 @@ import torch
 MAX_BYTES = 64 * 2**20
 MAX_TREE = 16 * 2**20  # of these, for all that is not in tensors
 MAX_DEPTH = 20
+SAME_HASH = 100  # so many items of a set may have the same hash
 PLAIN = frozenset([int, float, bool, type(None)])  # what JSON holds as it is
+UNHASHABLE = (list, dict, set, bytearray, torch.Tensor, np.ndarray)
 DTYPES = {
     name: getattr(torch, name)
     for name in (
@@ -134,12 +137,16 @@ class _Writer:
                 self.room -= 8 * len(value)
                 return {kind.__name__: list(value)}
             if isinstance(value, kind):
+                if issubclass(kind, set | frozenset) and any(isinstance(item, UNHASHABLE) for item in value):
+                    return self.unable(value)
                 return {kind.__name__: [inner(x) for x in value]}
         if isinstance(value, dict):
+            if any(isinstance(key, UNHASHABLE) for key in value):  # of a class of its own, that says it has a hash
+                return self.unable(value)
             return {"dict": [[inner(key), inner(x)] for key, x in value.items()]}
         if isinstance(value, Thing):
             return {"thing": [value.number, value.kind]}
-        if isinstance(value, torch.dtype):
+        if isinstance(value, torch.dtype) and _dtype_name(value) in DTYPES:
             return {"dtype": _dtype_name(value)}
         if isinstance(value, torch.Generator):
             return {"generator": value.initial_seed()}
@@ -155,6 +162,8 @@ class _Writer:
     def tensor(self, value: torch.Tensor) -> Any:
         if kind_of(value) != "a tensor" or _dtype_name(value.dtype) not in DTYPES or value.ndim > MAX_DEPTH:
             return self.unable(value)
+        if not value.numel() and math.prod(size or 1 for size in value.shape) > MAX_BYTES:
+            return self.unable(value, "a tensor of very many rows without numbers")
         self.fits(value.numel() * value.dtype.itemsize)  # before anything is copied: it may be one number, expanded
         flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
         if flat.numel():
@@ -197,10 +206,14 @@ class _Reader:
             case "bytes":
                 return base64.b64decode(content)
             case "list" | "tuple" | "set" | "frozenset":
-                items = content if PLAIN.issuperset(map(type, content)) else map(inner, content)
+                items = content if PLAIN.issuperset(map(type, content)) else [inner(item) for item in content]
+                if "set" in kind:
+                    _distinct(items)
                 return {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}[kind](items)
             case "dict":
-                return {inner(key): inner(x) for key, x in content}
+                keys = [inner(key) for key, _ in content]
+                _distinct(keys)
+                return {key: inner(x) for key, (_, x) in zip(keys, content, strict=True)}
             case "thing":
                 number, kind = content
                 if type(number) is int and isinstance(kind, str):
@@ -222,6 +235,8 @@ class _Reader:
     def tensor(self, shape: list[int], dtype: torch.dtype, grad: bool) -> torch.Tensor:
         if len(shape) > MAX_DEPTH or not all(type(size) is int and 0 <= size < 2**40 for size in shape):
             raise WireError("no shape of a tensor")
+        if math.prod(size or 1 for size in shape) > MAX_BYTES:
+            raise WireError(f"a tensor of shape {tuple(shape)}")
         length = math.prod(shape) * dtype.itemsize
         if length > len(self.data):
             raise WireError(f"a tensor of {length:,} bytes, {len(self.data):,} are there")
@@ -231,6 +246,13 @@ class _Reader:
         raw = torch.frombuffer(bytearray(mine), dtype=torch.uint8)
         flat = raw != 0 if dtype == torch.bool else raw.view(dtype)
         return flat.reshape(shape).requires_grad_(grad)
+
+
+def _distinct(items: list):
+    """Errors: WireError if many have the same hash: a set of them would take longer than anybody waits."""
+    most = max(Counter(map(hash, items)).values(), default=0)
+    if most > SAME_HASH:
+        raise WireError(f"{most:,} items of the same hash")
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

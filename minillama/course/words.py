@@ -114,6 +114,8 @@ def value(x: Any, digits: int = 4, depth: int = 0) -> str:
     """A value as a message shows it: of a large one its shape or length, and its beginning."""
     if isinstance(x, Tensor) and kind_of(x) == "a tensor":
         x = x.detach()
+        if not x.numel():  # (10**9, 0) is a long list of nothing
+            return f"{tuple(x.shape)} []"
         if x.numel() <= FEW:
             return f"{tuple(x.shape)} {_numbers(x, digits)}"
         first = x
@@ -175,7 +177,7 @@ def _alike(given: Any, expected: Any) -> bool:
 def _rows(given: Tensor, expected: Tensor, digits: int) -> tuple[str, str]:
     """The row (last axis) with the largest difference, from both."""
     mine, right = (x.to(torch.complex128 if x.is_complex() else torch.float64) for x in (given, expected))
-    equal = (given == expected) | (mine.isnan() & right.isnan())  # two infinities too, whose difference is NaN
+    equal = (mine == right) | (mine.isnan() & right.isnan())  # two infinities too, whose difference is NaN
     gap = (mine - right).abs().nan_to_num(nan=math.inf).masked_fill(equal, -1)
     where = [int(i) for i in torch.unravel_index(gap.argmax(), gap.shape)]
     row, column = tuple(where[:-1]), where[-1]

@@ -1,0 +1,1 @@
+"""The classroom: hand out chapters, collect notebooks, give back grades and feedback. Files only."""

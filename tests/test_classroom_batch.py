@@ -1,0 +1,322 @@
+"""Grading a class from the command line: complete whatever happens, the same again, and nothing lost."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from minillama.classroom import batch, graft, nbval, pool
+from minillama.classroom.batch import Bench, Plan, grade_class, nonce_of
+from minillama.classroom.choosing import Work
+from minillama.classroom.grading import Grader, Task
+from minillama.classroom.handed_in import File
+from minillama.classroom.pool import Limits, Pool
+from minillama.classroom.release import Release, make_release, pristine
+from minillama.cli import main
+from minillama.course.exercise import exercises_of, find, solution
+from minillama.course.stub import TODO, stub
+from tests.made_up_class import as_bytes, filled, learner, write_class, written
+
+LIMITS = Limits(cpu_seconds=3, call_seconds=10)
+CHAPTER = "00"  # four small exercises
+
+
+def plan(tasks=None, **settings):
+    return Plan(Release((CHAPTER,), tasks or {}), "a nonce", "workers", LIMITS, **settings)
+
+
+def solved(**changes):
+    answers = {id: solution(exercise) for id, exercise in exercises_of(CHAPTER).items()}
+    return as_bytes(filled(learner(CHAPTER), answers | {id.replace("_", "."): text for id, text in changes.items()}))
+
+
+def rows(path):
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        return {row["student"]: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def school(tmp_path):
+    place = tmp_path / "class"
+    place.mkdir()
+    mistake = find("00.1").mistakes[0]
+    files = {
+        "anna.ipynb": solved(),
+        "ben.ipynb": solved(**{"00.1": written(find("00.1"), mistake.answer)}),
+        "carl.ipynb": as_bytes(learner(CHAPTER)),
+        "dora.ipynb": b"{",
+        "emil.ipynb": solved(**{"00.2": "def likeliest(probabilities):\n    while True:\n        pass\n"}),
+        "fred.ipynb": solved(**{"00.3": "import os\n\n" + stub(find("00.3")).replace(TODO, "os._exit(3)")}),
+        "gina.ipynb": b'{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}',
+    }
+    for name, data in files.items():
+        (place / name).write_bytes(data)
+    return place
+
+
+def test_every_status_is_said_and_the_points_are_those_deserved(school, tmp_path):
+    out = tmp_path / "grades"
+    graded, faults = grade_class(school, out, plan())
+    found = rows(out / "grades.csv")
+    assert faults == [] and {student: row["status"] for student, row in found.items()} == {
+        "anna": "ok", "ben": "ok", "carl": "ok", "dora": "unreadable", "emil": "timeout", "fred": "crashed",
+        "gina": "wrong release",
+    }  # fmt: skip
+    full = sum(exercise.points for exercise in exercises_of(CHAPTER).values())
+    assert found["anna"]["total"] == str(full) and found["carl"]["total"] == "0"
+    assert float(found["emil"]["total"]) == full - find("00.2").points
+    assert float(found["fred"]["total"]) == full - find("00.3").points
+    assert 0 < float(found["ben"]["total"]) < full and found["dora"]["00.1 double"] == ""
+    (ben,) = [result for result in graded if result.student == "ben"]
+    assert ben.exercises[0].mistake == find("00.1").mistakes[0].text
+    assert ben.exercises[0].mistake[:30] in " ".join((out / "feedback" / "ben.md").read_text("utf-8").split())
+    assert {"grades.csv", "long.csv", "manual.csv", "summary.html", "summary.png"} <= {p.name for p in out.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_second_run_asks_no_worker_and_gives_the_same_tables(school, tmp_path, monkeypatch):
+    out = tmp_path / "grades"
+    grade_class(school, out, plan())
+    before = {name: (out / name).read_bytes() for name in ("grades.csv", "long.csv", "summary.md")}
+    monkeypatch.setattr(batch, "Pool", None)
+    grade_class(school, out, plan())
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("change", ["file", "nonce", "points", "damaged"])
+def test_what_decides_a_result_makes_it_again(school, tmp_path, change):
+    out = tmp_path / "grades"
+    only = school / "anna.ipynb"
+    for path in school.iterdir():
+        if path != only:
+            path.unlink()
+    grade_class(school, out, plan())
+    path = out / "results" / "anna 00.json"
+    first = json.loads(path.read_text())
+    changed = plan()
+    if change == "file":
+        only.write_bytes(only.read_bytes() + b"\n")
+    elif change == "nonce":
+        changed = Plan(changed.release, "another", "workers", LIMITS)
+    elif change == "points":
+        changed = plan({"00.1": Task(50.0)})
+    else:
+        path.write_text(path.read_text()[:100])
+    grade_class(school, out, changed)
+    second = json.loads(path.read_text())
+    assert (second["key"] == first["key"]) == (change == "damaged") and second["status"] == "ok"
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_and_started_again_gives_the_same_tables(tmp_path):
+    place, release = tmp_path / "class", Release((CHAPTER,), {})
+    write_class(place, [CHAPTER], 14)
+    arguments = ["grade", str(place), "--seconds", "3", "--nonce", "n"]
+    killed = [*arguments, "--out", str(tmp_path / "killed")]
+    for jobs in ([], ["--jobs", "2"]):
+        process = subprocess.Popen([sys.executable, "-m", "minillama", *killed, *jobs])
+        results = tmp_path / "killed" / "results"
+        n_before = len(list(results.glob("*.json"))) if results.exists() else 0
+        until = time.monotonic() + 120
+        while time.monotonic() < until and process.poll() is None:
+            if results.exists() and len(list(results.glob("*.json"))) > n_before + 2:
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    n_kept = len(list(results.glob("*.json")))
+    assert 4 < n_kept < 14, "the test was too slow or too fast to kill it in the middle"
+    until = time.monotonic() + 20
+    while strays() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert strays() == []
+    assert main([*killed, "--jobs", "2"]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "whole")]) == 0
+    for name in ("grades.csv", "long.csv", "summary.md"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert len(rows(tmp_path / "whole" / "grades.csv")) == 14 and release
+
+
+def strays():
+    """Servers of workers whose grader is gone."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline") if sys.platform == "linux" else ():
+        try:
+            parent = int((path.parent / "stat").read_text().rpartition(")")[2].split()[1])
+            if "classroom/worker.py" in path.read_text() and parent == 1:
+                found.append(path.parent.name)
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_a_fault_of_the_grader_is_said_and_tried_again_and_stops_nobody_else(school, tmp_path, monkeypatch, capsys):
+    def broken_for_ben(self, cells, chapter, texts, real=Grader.grade):
+        if any("ben was here" in cell.text for cell in cells):
+            raise RuntimeError("a template has died")
+        return real(self, cells, chapter, texts)
+
+    monkeypatch.setattr(Grader, "grade", broken_for_ben)
+    (school / "ben.ipynb").write_bytes(solved(**{"00.1": "# ben was here\n" + solution(find("00.1"))}))
+    arguments = ["grade", str(school), "--out", str(tmp_path / "grades"), "--seconds", "3"]
+    assert main(arguments) == 1
+    assert "ben 00: the grader itself failed: RuntimeError: a template has died" in capsys.readouterr().err
+    found = rows(tmp_path / "grades" / "grades.csv")
+    assert found["ben"]["status"] == "needs review" and found["anna"]["status"] == "ok" and len(found) == 7
+    monkeypatch.undo()
+    assert main(arguments) == 0
+    assert rows(tmp_path / "grades" / "grades.csv")["ben"]["status"] == "ok"
+
+
+def test_a_template_that_dies_is_replaced(tmp_path):
+    file = File("anna", "anna.ipynb", 0.0, solved())
+    with Bench(plan()) as bench:
+        assert bench.work(Work("anna", CHAPTER, file), tmp_path / "1.json")[0].status == "ok"
+        bench.pool.server.kill()
+        for control in bench.pool.templates.values():
+            control.close()
+        again, fault = bench.work(Work("anna", CHAPTER, file), tmp_path / "2.json")
+    assert (again.status, fault) == ("ok", "")
+
+
+def test_a_nonce_is_drawn_once_and_kept(tmp_path):
+    first = nonce_of(tmp_path / "out", "")
+    assert len(first) == 16 and nonce_of(tmp_path / "out", "") == first
+    assert nonce_of(tmp_path / "out", "mine") == "mine" == nonce_of(tmp_path / "out", "")
+    assert nonce_of(tmp_path / "other", "") != first
+
+
+@pytest.mark.slow
+def test_manual_points_survive_a_regrade(school, tmp_path):
+    out = tmp_path / "grades"
+    grade_class(school, out, plan())
+    (out / "manual.csv").write_text("student,exercise,points,comment\ncarl,00.1,3,spoken exam\n")
+    grade_class(school, out, Plan(plan().release, "another nonce", "workers", LIMITS))
+    assert (out / "manual.csv").read_text() == "student,exercise,points,comment\ncarl,00.1,3,spoken exam\n"
+    assert rows(out / "grades.csv")["carl"]["total"] == "3"
+
+
+def test_copies_and_late_files_are_flagged_and_cost_nothing(tmp_path):
+    place = tmp_path / "class"
+    place.mkdir()
+    own = "def double(x):\n    result = x\n    return result + x\n"
+    for name, text in {
+        "anna": own,
+        "ben": own.replace("    result = x", "    result = x  # mine"),
+        "carl": solution(find("00.1")),
+    }.items():
+        (place / f"{name}.ipynb").write_bytes(solved(**{"00.1": text}))
+    os.utime(place / "ben.ipynb", (2e9, 2e9))
+    late = Plan(Release((CHAPTER,), {"00.1": Task(5.0)}, due="2030-01-01"), "n", "workers", LIMITS)
+    graded, _ = grade_class(place, tmp_path / "out", late)
+    flags = {result.student: [*result.flags, *result.exercises[0].flags] for result in graded}
+    assert flags["anna"] == ["the same code as ben"] and "the same code as the worked solution" in flags["carl"]
+    assert len(flags["ben"]) == 2 and flags["ben"][0].startswith("late by ")
+    assert [result.points for result in graded] == [5.0, 5.0, 5.0]
+
+
+@pytest.mark.slow
+def test_points_are_the_teachers_in_shares_or_all_or_none(tmp_path):
+    some = next(m for m in find("00.1").mistakes if 0 < share_of(m) < 1)
+    for partial, expected in ((True, 10 * share_of(some)), (False, 0.0)):
+        place = tmp_path / f"class {partial}"
+        place.mkdir()
+        (place / "anna.ipynb").write_bytes(solved(**{"00.1": written(find("00.1"), some.answer)}))
+        release = Release((CHAPTER,), {"00.1": Task(10.0), "00.2": Task(1.0)}, partial=partial)
+        (result,), _ = grade_class(place, tmp_path / f"out {partial}", Plan(release, "n", "workers", LIMITS))
+        assert [one.points for one in result.exercises] == [pytest.approx(expected), 1.0]
+
+
+def share_of(mistake):
+    from minillama.course.answers import here
+    from minillama.course.checking import examine
+
+    return examine(find("00.1"), here(mistake.answer), 1).points / find("00.1").points
+
+
+@pytest.mark.slow
+def test_a_notebook_of_another_release_is_graded_and_says_so(tmp_path):
+    made = make_release([CHAPTER], tmp_path / "release", points={}, forbid={})
+    place = tmp_path / "class"
+    write_class(place, [CHAPTER], 1, tmp_path / "release")
+    old = json.loads(next(place.rglob("*.ipynb")).read_text())
+    old["metadata"]["minillama"]["release"]["id"] = "last year"
+    bare = filled(learner(CHAPTER), {})
+    for name, book in {"old": old, "bare": bare}.items():
+        (place / name).mkdir()
+        (place / name / "00_start.ipynb").write_bytes(as_bytes(book))
+    graded, _ = grade_class(place, tmp_path / "out", Plan(made, "n", "workers", LIMITS))
+    assert {result.student: result.status for result in graded} == {
+        "Ada": "ok", "old": "wrong release", "bare": "needs review"}  # fmt: skip
+    full = float(sum(task.points for task in made.tasks.values()))
+    assert next(result.points for result in graded if result.student == "old") == full
+
+
+def test_forbidden_functions_raise_in_their_exercise_only(tmp_path):
+    text = "import torch\n\n\ndef softmax(scores):\n    return torch.softmax(scores, -1)\n"
+    answers = {"03.2": text, "03.5": solution(find("03.5")), "03.3": solution(find("03.3"))}
+    cells, _ = graft.read_cells(as_bytes(filled(learner("03"), answers)))
+    tasks = {
+        "03.2": Task(7.0, ["torch.softmax"]),
+        "03.3": Task(5.0, []),
+        "03.5": Task(8.0, ["F.scaled_dot_product_attention"]),
+    }
+    with Pool(LIMITS) as made:
+        graded, _ = Grader("n", tasks, made).grade(cells, "03", pristine("03"))
+    one = {result.id: result for result in graded}
+    assert (one["03.2"].outcome, one["03.2"].points) == ("wrong", 0.0) and one["03.5"].points == 8.0
+    assert "softmax is not allowed in this exercise" in one["03.2"].message and one["03.2"].review
+    assert one["03.2"].flags == ["mentions torch.softmax, which is not allowed"] and one["03.3"].points == 5.0
+
+
+@pytest.mark.parametrize(
+    ("first", "outcome"),
+    [
+        ("def softmax(scores):\n    return torch.softmax(scores, -1)\n", "right"),
+        ("def softmax(scores):\n    return 0\n", "wrong"),
+    ],
+)
+def test_an_earlier_answer_is_the_students_if_it_was_right_and_the_solution_if_not(first, outcome):
+    uses = "def attend_one(q, k, v):\n    return softmax(k @ q / len(q) ** 0.5) @ v\n"
+    cells, _ = graft.read_cells(as_bytes(filled(learner("03"), {"03.2": first, "03.3": uses})))
+    with Pool(LIMITS) as made:
+        graded, _ = Grader("n", {"03.2": Task(1.0), "03.3": Task(1.0)}, made).grade(cells, "03", pristine("03"))
+    assert [one.outcome for one in graded] == [outcome, "right"]
+
+
+@pytest.mark.slow
+def test_what_does_not_confine_is_said_loudly(school, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pool, "FORKS", False)
+    for path in school.iterdir():
+        if path.name not in ("anna.ipynb", "emil.ipynb"):
+            path.unlink()
+    assert main(["grade", str(school), "--out", str(tmp_path / "out"), "--seconds", "2"]) == 0
+    said = capsys.readouterr()
+    assert "WARNING" in said.err and "container" in said.err and pool.UNCONFINED in said.out
+    assert {s: row["status"] for s, row in rows(tmp_path / "out" / "grades.csv").items()} == {
+        "anna": "ok",
+        "emil": "timeout",
+    }
+
+
+@pytest.mark.slow
+def test_nbval_gives_the_same_verdicts(school, tmp_path):
+    for chapter in (CHAPTER,):
+        for path in sorted(school.glob("[abcef]*.ipynb")):
+            data = path.read_bytes()
+            cells, _ = graft.read_cells(data)
+            settings = {"release": {"tasks": {}, "partial": True}, "nonce": "n",
+                        "limits": {"cpu_seconds": 3, "call_seconds": 10.0, "memory_mib": 2048}}  # fmt: skip
+            theirs, _ = nbval.grade(data, chapter, settings)
+            with Pool(LIMITS) as made:
+                ours, _ = Grader("n", {}, made).grade(cells, chapter, pristine(chapter))
+            assert [(g.id, g.outcome, g.points, g.mistake) for g in theirs] == [
+                (g.id, g.outcome, g.points, g.mistake) for g in ours
+            ], path.name
