@@ -106,8 +106,9 @@ class Nbgrader:
         self.n = 0
 
     def run(self, *arguments: str):
-        done = subprocess.run([self.python, "-m", "nbgrader", *arguments], cwd=self.course, env=ENVIRONMENT,
-                              capture_output=True, text=True, check=False)  # fmt: skip
+        path = f"{self.python.parent}{os.pathsep}{os.environ['PATH']}"  # it calls alembic
+        done = subprocess.run([self.python, "-m", "nbgrader", *arguments], cwd=self.course, text=True, check=False,
+                              env=ENVIRONMENT | {"PATH": path}, capture_output=True)  # fmt: skip
         if done.returncode:
             raise SystemExit(f"nbgrader {' '.join(arguments)}: {done.stderr[-1500:]}")
 

@@ -42,7 +42,7 @@ def _plain(text: str) -> str:
     """The text of an exercises file without what a student's notebook does not have: our imports, our decorators."""
     lines = text.splitlines(keepends=True)
     for node in ast.parse(text).body:
-        gone = [node] if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("minillama") else []
+        gone = [node] if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("minillama.course") else []
         gone += node.decorator_list if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
         for part in gone:
             if "no_grad" not in ast.unparse(part):

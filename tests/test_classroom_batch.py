@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from minillama.classroom import batch, graft, nbval, pool
+from minillama.classroom import batch, graft, pool
 from minillama.classroom.batch import Bench, Plan, grade_class, nonce_of
 from minillama.classroom.choosing import Work
 from minillama.classroom.grading import Grader, Task
@@ -241,6 +241,19 @@ def share_of(mistake):
     return examine(find("00.1"), here(mistake.answer), 1).points / find("00.1").points
 
 
+def test_an_import_in_another_answer_is_not_taken_for_one():
+    imports = "from minillama.block import Block\n\n\ndef find_the_broken(suspects, config):\n    return []\n"
+    book = filled(learner("07"), {"07.4": solution(find("07.4")), "07.5": imports})
+    for cell in book["cells"]:
+        cell["metadata"] = {}
+        cell.pop("id")
+    answer = graft.answer_in(graft.read_cells(as_bytes(book))[0], find("07.4"), pristine("07"))
+    assert answer and answer.source.strip() == solution(find("07.4")).strip()
+    bare = filled(learner("07"), {"07.5": imports})
+    untouched = graft.answer_in(graft.read_cells(as_bytes(bare))[0], find("07.4"), pristine("07"))
+    assert untouched and untouched.guessed == [] and graft.untouched(untouched.source, find("07.4"))
+
+
 @pytest.mark.slow
 def test_a_notebook_of_another_release_is_graded_and_says_so(tmp_path):
     made = make_release([CHAPTER], tmp_path / "release", points={}, forbid={})
@@ -304,19 +317,3 @@ def test_what_does_not_confine_is_said_loudly(school, tmp_path, monkeypatch, cap
         "anna": "ok",
         "emil": "timeout",
     }
-
-
-@pytest.mark.slow
-def test_nbval_gives_the_same_verdicts(school, tmp_path):
-    for chapter in (CHAPTER,):
-        for path in sorted(school.glob("[abcef]*.ipynb")):
-            data = path.read_bytes()
-            cells, _ = graft.read_cells(data)
-            settings = {"release": {"tasks": {}, "partial": True}, "nonce": "n",
-                        "limits": {"cpu_seconds": 3, "call_seconds": 10.0, "memory_mib": 2048}}  # fmt: skip
-            theirs, _ = nbval.grade(data, chapter, settings)
-            with Pool(LIMITS) as made:
-                ours, _ = Grader("n", {}, made).grade(cells, chapter, pristine(chapter))
-            assert [(g.id, g.outcome, g.points, g.mistake) for g in theirs] == [
-                (g.id, g.outcome, g.points, g.mistake) for g in ours
-            ], path.name

@@ -8,12 +8,13 @@ import socket
 import time
 import zipfile
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from minillama.classroom import graft
+from minillama.classroom import graft, nbval
 from minillama.classroom.batch import Plan, grade_class
 from minillama.classroom.grading import Grader, Task
 from minillama.classroom.handed_in import handed_in
@@ -300,3 +301,16 @@ def test_no_process_is_left_when_a_pool_is_closed(outside):
         number = pool.server.pid
         assert number in processes()
     assert not still_there(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "data", "chapter"), [pytest.param(*book, id=book[0]) for book in notebooks_for_nbval()]
+)
+def test_nbval_gives_the_same_verdicts(name, data, chapter):
+    plan = {"release": {"tasks": {}, "partial": True}, "nonce": "a nonce", "limits": asdict(FAST)}
+    theirs, _ = nbval.grade(data, chapter, plan)
+    with Pool(FAST) as pool:
+        ours, _ = Grader("a nonce", {}, pool).grade(graft.read_cells(data)[0], chapter, pristine(chapter))
+    verdicts = [[(one.id, one.outcome, one.points, one.mistake) for one in graded] for graded in (theirs, ours)]
+    assert verdicts[0] == verdicts[1], name

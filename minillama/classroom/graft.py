@@ -103,7 +103,9 @@ def answer_in(cells: Sequence[Cell], exercise: Exercise, pristine: Sequence[str]
     given = {text.strip() for text in pristine}
     others = [i for i, cell in enumerate(cells) if i not in marked and cell.kind == "code"]
     others = [i for i in others if cells[i].text.strip() not in given and _defines(cells[i].text, exercise.name)]
-    others = [i for i in others if not untouched(cells[i].text, exercise)]
+    others = [
+        i for i in others if not untouched(cells[i].text, exercise) and not _imports(cells[i].text, exercise.name)
+    ]
     last = mine[-1] if mine else len(cells)
     checks = [i for i, cell in enumerate(cells) if i > last and (cell.exercise, cell.role) == (exercise.id, "check")]
     between = [i for i in others if checks and last < i < checks[0]]
@@ -156,6 +158,15 @@ def _defines(text: str, name: str) -> bool:
     if _tree(as_python(text)) is None:
         return bool(re.search(rf"^(def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*=", text, re.MULTILINE))
     return name in text and bool(needed_of(as_python(text), name))
+
+
+def _imports(text: str, name: str) -> bool:
+    """Is the name only imported here? That is no answer where an answer is looked for by its name."""
+    tree = _tree(as_python(text))
+    names = [alias.asname or alias.name for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)
+             for alias in node.names] if tree else []  # fmt: skip
+    defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)] if tree else []
+    return name in names and name not in defined
 
 
 def _tree(text: str) -> ast.Module | None:

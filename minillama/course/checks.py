@@ -81,8 +81,9 @@ def same(given: Any, expected: Any, atol: float = 1e-5, rtol: float = 1e-5):
 def _compare(given: Any, expected: Any, atol: float, rtol: float):
     if _kind(given) != _kind(expected):
         raise Differs("type", given, expected, f"this is {_kind(given)}, expected {_kind(expected)}")
-    if isinstance(given, Answer) and not isinstance(expected, Answer):
-        raise Differs("type", given, expected, f"this is {_kind(given)} that can't be compared")
+    unseen: Any = given if isinstance(given, Answer) and not isinstance(expected, Answer) else None
+    if unseen is not None:
+        raise Differs("type", unseen, expected, f"this is {_kind(unseen)} that can't be compared")
     if isinstance(expected, Tensor):
         _compare_tensors(given.detach(), expected.detach(), atol, rtol)
     elif isinstance(expected, np.ndarray):
