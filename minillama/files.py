@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -88,6 +89,18 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
         raise
     _sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def scratch_folder(name: str) -> Path:
+    """Make a folder of this user's in the system's temporary one, for the caller to delete.
+
+    Those that killed processes left there are deleted first (`remove_stale_temps`).
+    """
+    there = Path(tempfile.gettempdir())
+    remove_stale_temps(there)
+    folder = _temp_name(there / name)
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 def remove_stale_temps(folder: str | Path) -> list[Path]:

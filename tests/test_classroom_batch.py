@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -201,6 +202,32 @@ def test_manual_points_survive_a_regrade(school, tmp_path):
     grade_class(school, out, Plan(plan().release, "another nonce", "workers", LIMITS))
     assert (out / "manual.csv").read_text() == "student,exercise,points,comment\ncarl,00.1,3,spoken exam\n"
     assert rows(out / "grades.csv")["carl"]["total"] == "3"
+
+
+def test_the_long_table_says_what_confined_each_answer(school, tmp_path):
+    grade_class(school, tmp_path / "out", plan())
+    with open(tmp_path / "out" / "long.csv", encoding="utf-8-sig", newline="") as file:
+        held = {row["student"]: row["confined"] for row in csv.DictReader(file)}
+    assert held["anna"].startswith("limits") == pool.FORKS and held["dora"] == ""
+
+
+def test_an_answer_that_only_runs_as_a_whole_serves_later_ones(tmp_path):
+    begin = "make = globals().__setitem__\nmake('scale', 1.0)\n\n\n"
+    whole = f"{begin}def softmax(scores):\n    return torch.softmax(scale * scores, -1)\n"
+    uses = "def attend_one(q, k, v):\n    return softmax(k @ q / len(q) ** 0.5) @ v\n"
+    cells, _ = graft.read_cells(as_bytes(filled(learner("03"), {"03.2": whole, "03.3": uses})))
+    with Pool(LIMITS) as made:
+        graded, _ = Grader("n", {"03.2": Task(1.0), "03.3": Task(1.0)}, made).grade(cells, "03", pristine("03"))
+    assert [one.outcome for one in graded] == ["right", "right"]
+
+
+def test_what_a_killed_grader_left_in_the_temporary_folder_is_cleared(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    stale = tmp_path / ".minillama-grading.999999999.0123abcd.tmp"
+    stale.mkdir()
+    with Pool(LIMITS) as made:
+        assert not stale.exists() and list(tmp_path.iterdir()) == [made.folder]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_copies_and_late_files_are_flagged_and_cost_nothing(tmp_path):

@@ -34,9 +34,13 @@ class Task:
 
 @dataclass
 class Run:
-    """An answer that was run: what came of the checks, how its process was held, and how it ended before its time."""
+    """An answer that was run: what came of the checks, how its process was held, and how it ended before its time.
+
+    texts: what was run before it, and its own text.
+    """
 
     result: checking.Result
+    texts: tuple[list[str], str]
     held: str = ""
     ended: list[str] = field(default_factory=list)
     fault: AnswerRaised | None = None  # the text itself did not run
@@ -64,7 +68,7 @@ class Grader:
     def tree(self, exercise: Exercise) -> Path:
         """The package that this exercise's answers run beside, made when it is first needed."""
         if exercise.id not in self.trees:
-            tree = Path(self.pool.folder.name, exercise.id)
+            tree = self.pool.folder / exercise.id
             tree_for(exercise, self.seed(exercise), tree)
             self.trees[exercise.id] = tree
         return self.trees[exercise.id]
@@ -104,7 +108,7 @@ class Grader:
         made.points = round(task.points * (share if self.partial else float(result.right)), 2)
         if result.right:
             made.outcome, made.message = "right", f"✓ {title}: {exercise.points} of {exercise.points}"
-            notebook.right[exercise.id] = notebook.texts(exercise, answer)
+            notebook.right[exercise.id] = run.texts
         elif not result.attempted:
             points = f"not finished ({result.points} of {exercise.points})" if result.points else "not attempted"
             made.outcome, made.message = "not attempted", f"○ {title}: {points}"
@@ -121,21 +125,24 @@ class Grader:
         return checking.diagnose(result, self.mistakes[id])
 
     def run(self, exercise: Exercise, notebook: "Notebook", answer: graft.Answer) -> Run:
-        """Run an answer's definition and the checks on it; if the definition alone does not run, the whole cell."""
-        run = self._run(exercise, *notebook.texts(exercise, answer))
+        """Run an answer's definition and the checks on it; if the definition alone lacks something, the whole cell."""
+        run = self._run(exercise, notebook.texts(exercise, answer))
         definition = graft.definition_in(answer, exercise.name)
-        if run.fault and definition != answer.source:
-            whole = self._run(exercise, *notebook.texts(exercise, answer, whole=True))
-            run = run if whole.fault else whole
+        raised = [outcome.raised for outcome in run.result.outcomes if outcome.raised]
+        lacks = run.fault or any(error.kind == "NameError" for error in raised)
+        if lacks and definition != answer.source:
+            whole = self._run(exercise, notebook.texts(exercise, answer, whole=True))
+            return run if whole.fault else whole
         return run
 
-    def _run(self, exercise: Exercise, before: list[str], source: str) -> Run:
+    def _run(self, exercise: Exercise, texts: tuple[list[str], str]) -> Run:
         """One worker after the other, until all checks are done: one that ends its worker takes only itself along."""
         seed, checks, tree = self.seed(exercise), exercise.checks, self.tree(exercise)
+        before, source = texts
         if forbidden := self.task(exercise).forbid:
             before = [*before, forbidding(forbidden)]
         outcomes: list[checking.Outcome] = []
-        run = Run(checking.Result(exercise, outcomes, seed))
+        run = Run(checking.Result(exercise, outcomes, seed), texts)
         while len(outcomes) < len(checks) and len(run.ended) < LOSSES:
             begun = False
             with self.pool.worker(tree) as worker:
@@ -143,38 +150,33 @@ class Grader:
                 try:
                     start(worker.send, source, exercise.name, before)
                     if unfit := _unfit(exercise, worker, seed):
-                        return Run(unfit, worker.held)
+                        return Run(unfit, texts, worker.held)
                     begun = True
                     while len(outcomes) < len(checks):
                         outcomes.append(checking.examine_one(exercise, len(outcomes), worker.send, seed))
                 except AnswerRaised as error:  # of the text itself; those of calls are outcomes
                     failed = [checking.Outcome(check, "raised", raised=error) for check in checks]
-                    return Run(checking.Result(exercise, failed, seed), worker.held, fault=error)
+                    return Run(checking.Result(exercise, failed, seed), texts, worker.held, fault=error)
                 except AnswerLost:
                     worker.ended = worker.ended or "crashed"  # or its reply was none
                 except WireError as error:  # more text than may travel
-                    failed = [
-                        checking.Outcome(check, "lost", Differs("lost", ..., text=str(error))) for check in checks
-                    ]
-                    return Run(checking.Result(exercise, failed, seed), worker.held, ["crashed"])
+                    failed = [_lost(check, str(error)) for check in checks]
+                    return Run(checking.Result(exercise, failed, seed), texts, worker.held, ["crashed"])
             if worker.ended:
                 run.ended += [worker.ended] * (1 if begun else LOSSES)
-                outcomes.append(self._lost(checks[len(outcomes)], worker))
-        outcomes += [_not_tried(check) for check in checks[len(outcomes) :]]
+                outcomes.append(_lost(checks[len(outcomes)], self._why(worker)))
+        outcomes += [_lost(check, "not tried any more") for check in checks[len(outcomes) :]]
         return run
 
-    def _lost(self, check: Check, worker: Worker) -> checking.Outcome:
-        text = f"your code ended its process, or gave back what can't be read ({worker.how})"
-        if worker.ended == "timeout":
-            limits = self.pool.limits
-            text = (
-                f"your code took more than {limits.cpu_seconds} s of computing, or {limits.call_seconds:.0f} s in all"
-            )
-        return checking.Outcome(check, "lost", Differs("lost", ..., text=text))
+    def _why(self, worker: Worker) -> str:
+        if worker.ended != "timeout":
+            return f"your code ended its process, or gave back what can't be read ({worker.how})"
+        limits = self.pool.limits
+        return f"your code took more than {limits.cpu_seconds} s of computing, or {limits.call_seconds:.0f} s in all"
 
 
-def _not_tried(check: Check) -> checking.Outcome:
-    return checking.Outcome(check, "lost", Differs("lost", ..., text="not tried any more"))
+def _lost(check: Check, text: str) -> checking.Outcome:
+    return checking.Outcome(check, "lost", Differs("lost", ..., text=text))
 
 
 def _unfit(exercise: Exercise, worker: Worker, seed: int) -> checking.Result | None:

@@ -2,10 +2,10 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from minillama.classroom import worker
 from minillama.course.answers import AnswerLost, other_process, read_message, write_message
+from minillama.files import scratch_folder
 
 FORKS = sys.platform == "linux"
 UNCONFINED = "time limits only"
@@ -54,7 +55,7 @@ class Pool:
 
     def __init__(self, limits: Limits = Limits(), *, confine: bool = True):
         self.limits, self.confine = limits, confine
-        self.folder = tempfile.TemporaryDirectory(prefix="minillama-grading-", ignore_cleanup_errors=True)
+        self.folder = scratch_folder("minillama-grading")
         self.templates: dict[Path, socket.socket] = {}
         self.spent: dict[Path, float] = {}
         if FORKS:
@@ -75,7 +76,7 @@ class Pool:
         if FORKS:
             self.control.close()
             self.server.wait()
-        self.folder.cleanup()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def prepare(self, tree: Path):
         """Have a process ready that has imported what is in `tree`."""
@@ -95,7 +96,7 @@ class Pool:
         self.prepare(tree)
         control = self.templates[tree]
         ours, theirs = socket.socketpair()
-        task = asdict(self.limits) | {"confine": self.confine, "folder": self.folder.name}
+        task = asdict(self.limits) | {"confine": self.confine, "folder": str(self.folder)}
         with ours:
             with theirs:
                 worker.tell(control, task, [theirs.fileno()])

@@ -177,7 +177,7 @@ def grades(students: list[Student], exercises: Exercises) -> list[list[Cell]]:
 def long(students: list[Student]) -> list[list[Cell]]:
     """The rows of long.csv: one for each student and exercise."""
     rows: list[list[Cell]] = [
-        [*"student chapter file status exercise name outcome points possible mistake flags".split()]
+        [*"student chapter file status exercise name outcome points possible mistake flags confined".split()]
     ]
     for student in students:
         chapters = {result.chapter: result for result in student.chapters}
@@ -185,7 +185,7 @@ def long(students: list[Student]) -> list[list[Cell]]:
             result, graded = chapters[_chapter(mark.graded.id)], mark.graded
             begin = [student.name, result.chapter, result.file, result.status, graded.id, graded.name, graded.outcome]
             points = graded.points if mark.counts else ""
-            rows.append([*begin, points, graded.possible, graded.mistake, "; ".join(graded.flags)])
+            rows.append([*begin, points, graded.possible, graded.mistake, "; ".join(graded.flags), result.held])
     return rows
 
 

@@ -58,6 +58,7 @@ class Result:
 
 
 def write(path: Path, result: Result):
+    """Write a result, to be read again; either all of it is there or nothing."""
     with replacing(path) as file:
         file.write(json.dumps(asdict(result), indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
 

@@ -81,9 +81,8 @@ def same(given: Any, expected: Any, atol: float = 1e-5, rtol: float = 1e-5):
 def _compare(given: Any, expected: Any, atol: float, rtol: float):
     if _kind(given) != _kind(expected):
         raise Differs("type", given, expected, f"this is {_kind(given)}, expected {_kind(expected)}")
-    unseen: Any = given if isinstance(given, Answer) and not isinstance(expected, Answer) else None
-    if unseen is not None:
-        raise Differs("type", unseen, expected, f"this is {_kind(unseen)} that can't be compared")
+    if _stays_there(given) and not _stays_there(expected):
+        raise Differs("type", given, expected, f"this is {_kind(given)} that can't be compared")
     if isinstance(expected, Tensor):
         _compare_tensors(given.detach(), expected.detach(), atol, rtol)
     elif isinstance(expected, np.ndarray):
@@ -114,6 +113,11 @@ def _compare_items(given: Any, expected: Any, keys: Any, atol: float, rtol: floa
             else:
                 differs.given, differs.expected = given, expected
             raise
+
+
+def _stays_there(value: Any) -> bool:
+    """Is this no data, but something in the answer's process?"""
+    return isinstance(value, Answer)
 
 
 def _kind(value: Any) -> str:
