@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minillama.cache import cache_for
-from minillama.generate import check_sampling, evaluating, penalize_repetition, sampling_probs
+from minillama.generate import check_sampling, evaluating, last_logits, penalize_repetition, sampling_probs
 from minillama.sentencepieces import any_of, check_text, encode_around
 from minillama.templates import TEMPLATES, Message, render
 from minillama.tokenizer import TextStream
@@ -183,7 +183,7 @@ class Chat:
         """Scores of the next token, (1, V), from the tokens that the cache does not hold yet."""
         new = torch.tensor([tokens[len(self._cache) :]], device=self.device)
         try:
-            logits = self.model(new, cache=self._cache)[:, -1]
+            logits = last_logits(self.model, new, cache=self._cache)
         except BaseException:  # Ctrl-C: some layers have seen these tokens, others have not
             self._cache = cache_for(self.model)
             raise

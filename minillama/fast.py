@@ -51,7 +51,16 @@ class FastLlama(nn.Module):
         return KVCache(self.config.n_layers, room=room or self.config.max_len)
 
     @torch.no_grad()
-    def forward(
+    def forward(self, tokens: Tensor, **where) -> Tensor:
+        return self.lm_head(rms_norm(self._read(tokens, **where), self.norm, self.config.norm_eps))
+
+    @torch.no_grad()
+    def last_logits(self, tokens: Tensor, **where) -> Tensor:
+        """The scores behind the last token only, (B, 1, V): a prompt needs no others, and each costs a product."""
+        x = self._read(tokens, **where)[:, -1:]
+        return self.lm_head(rms_norm(x, self.norm, self.config.norm_eps))
+
+    def _read(
         self,
         tokens: Tensor,
         *,
@@ -59,6 +68,7 @@ class FastLlama(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
+        """What the blocks make of the tokens, (B, T, C)."""
         B, T = tokens.shape
         cache = self.new_cache(room=T) if cache is None else cache
         rooms = [room for room in cache.layers if isinstance(room, LayerRoom)]
@@ -78,7 +88,7 @@ class FastLlama(nn.Module):
         for layer, room in zip(self.layers, rooms, strict=True):
             x = run(layer, x, cos, sin, may_look, *room.take(new), start)
             room.holds(start + T)
-        return self.lm_head(rms_norm(x, self.norm, self.config.norm_eps))
+        return x
 
 
 class FastBlock(nn.Module):

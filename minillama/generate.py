@@ -220,8 +220,12 @@ def _next_logits(model, tokens: Tensor, mask: Tensor | None, cache: KVCache | No
         real = mask[:, fits.start - seen : T]
         positions = (real.cumsum(-1) - 1).clamp(min=0)[:, seen:]  # count real tokens only
         may_look = real[:, None, None, :]
-    logits = model(tokens[:, fits], cache=None if max_len < T else cache, positions=positions, mask=may_look)
-    return logits[:, -1]
+    return last_logits(model, tokens[:, fits], cache=None if max_len < T else cache, positions=positions, mask=may_look)
+
+
+def last_logits(model, tokens: Tensor, **where) -> Tensor:
+    """Scores of the token after these, (B, V). A model with a method of this name works out no others."""
+    return getattr(model, "last_logits", model)(tokens, **where)[:, -1]
 
 
 def check_prompt(model, tokens: Tensor):

@@ -15,10 +15,10 @@ import pytest
 from minillama.classroom import batch, graft, pool
 from minillama.classroom.batch import Bench, Plan, grade_class, nonce_of
 from minillama.classroom.choosing import Work
-from minillama.classroom.grading import Grader, Task
+from minillama.classroom.grading import Grader, Task, add_checks
 from minillama.classroom.handed_in import File
 from minillama.classroom.pool import Limits, Pool
-from minillama.classroom.release import Release, make_release, pristine
+from minillama.classroom.release import Release, make_release, open_release, pristine
 from minillama.cli import main
 from minillama.course.exercise import exercises_of, find, solution
 from minillama.course.stub import TODO, stub
@@ -202,6 +202,54 @@ def test_manual_points_survive_a_regrade(school, tmp_path):
     grade_class(school, out, Plan(plan().release, "another nonce", "workers", LIMITS))
     assert (out / "manual.csv").read_text() == "student,exercise,points,comment\ncarl,00.1,3,spoken exam\n"
     assert rows(out / "grades.csv")["carl"]["total"] == "3"
+
+
+HIDDEN = """
+from minillama.course.checks import same
+from minillama.course.exercise import find
+
+
+@find("00.1").check("a hidden one: twice 1000", points=5)
+def twice_a_thousand(double):
+    same(double(1000), 2000)
+"""
+
+
+def test_a_teachers_own_checks_count_and_say_what_they_asked_for(tmp_path):
+    exercise = find("00.1")
+    n_checks = len(exercise.checks)
+    (tmp_path / "mine.py").write_text(HIDDEN)
+    (tmp_path / "grading.toml").write_text('checks = "mine.py"\n[[exercise]]\nid = "00.1"\npoints = 10\n')
+    place = tmp_path / "class"
+    place.mkdir()
+    (place / "anna.ipynb").write_bytes(solved())
+    (place / "ben.ipynb").write_bytes(solved(**{"00.1": "def double(x):\n    return 2 * min(x, 100)\n"}))
+    try:
+        graded, _ = grade_class(place, tmp_path / "out", Plan(open_release(tmp_path), "n", "workers", LIMITS))
+    finally:
+        del exercise.checks[n_checks:]
+        add_checks.cache_clear()
+    assert [result.points for result in graded] == [10.0, 5.0]
+    assert "asked for: a hidden one: twice 1000" in graded[1].exercises[0].message
+
+
+@pytest.mark.parametrize("text", [None, "def broken(:\n"])
+def test_a_file_of_checks_that_is_missing_or_broken_is_named(tmp_path, text):
+    (tmp_path / "grading.toml").write_text('checks = "mine.py"\n[[exercise]]\nid = "00.1"\npoints = 10\n')
+    if text:
+        (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ValueError, match=r"grading\.toml: checks = 'mine\.py': .*expected a Python file"):
+        open_release(tmp_path)
+
+
+def test_check_says_word_for_word_what_the_grader_says(school, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("minillama.classroom.commands.secrets.token_hex", lambda n: "a nonce")
+    graded, _ = grade_class(school, tmp_path / "out", plan())
+    assert main(["check", str(school / "ben.ipynb")]) == 0
+    said = capsys.readouterr().out
+    (ben,) = [result for result in graded if result.student == "ben"]
+    assert said.startswith("\n".join(one.message for one in ben.exercises))
+    assert f"\n{ben.points:g} of {ben.possible:g} points" in said
 
 
 def test_the_long_table_says_what_confined_each_answer(school, tmp_path):

@@ -308,7 +308,7 @@ def test_no_process_is_left_when_a_pool_is_closed(outside):
     ("name", "data", "chapter"), [pytest.param(*book, id=book[0]) for book in notebooks_for_nbval()]
 )
 def test_nbval_gives_the_same_verdicts(name, data, chapter):
-    plan = {"release": {"tasks": {}, "partial": True}, "nonce": "a nonce", "limits": asdict(FAST)}
+    plan = {"release": {"tasks": {}, "partial": True, "hidden": ""}, "nonce": "a nonce", "limits": asdict(FAST)}
     theirs, _ = nbval.grade(data, chapter, plan)
     with Pool(FAST) as pool:
         ours, _ = Grader("a nonce", {}, pool).grade(graft.read_cells(data)[0], chapter, pristine(chapter))

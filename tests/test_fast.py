@@ -12,7 +12,7 @@ from minillama.certify import certify
 from minillama.config import RopeScaling
 from minillama.fast import FastLlama
 from minillama.feedforward import ReLUFeedForward, SwiGLU
-from minillama.generate import generate, pad_left
+from minillama.generate import generate, last_logits, pad_left
 from minillama.norm import LayerNorm, RMSNorm
 from minillama.position import Sinusoidal
 from minillama.quantize import n_bytes
@@ -69,6 +69,16 @@ def test_generate_prompts_of_different_lengths_certify_and_drafts_take_it():
     drafted = torch.cat(list(stream_drafted(fast, tokens[:1], 20, temperature=0)))
     assert torch.equal(drafted, expected[0, 4:])
     assert certify(lambda tokens: fast(tokens), vocab_size=51).passed
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_the_scores_behind_the_last_token_alone_are_those_of_all(weights):
+    fast, tokens = FastLlama(llama(), weights, compiled=False), torch.randint(51, (2, 9))
+    caches = [fast.new_cache(), fast.new_cache()]
+    for piece in (tokens[:, :6], tokens[:, 6:8], tokens[:, 8:]):
+        last = last_logits(fast, piece, cache=caches[0])
+        assert_close(last, fast(piece, cache=caches[1])[:, -1], atol=1e-4, rtol=1e-4)
+    assert fast.last_logits(tokens).shape == (2, 1, 51) and last_logits(llama(), tokens).shape == (2, 51)
 
 
 def test_parts_of_a_learner_with_the_same_names_are_fine():

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from minillama import __version__
 from minillama.classroom import graft, nbval, results
 from minillama.classroom.choosing import Work, chapter_of, fault_of, released, works_of
-from minillama.classroom.grading import Grader
+from minillama.classroom.grading import Grader, add_checks
 from minillama.classroom.handed_in import handed_in, marked_late
 from minillama.classroom.pool import Limits, Pool
 from minillama.classroom.release import Release, pristine
@@ -102,6 +102,7 @@ class Bench:
     def __init__(self, plan: Plan):
         self.plan, self.pool, self.grader = plan, None, None
         torch.set_num_threads(1)
+        add_checks(plan.release.hidden)
 
     def __enter__(self) -> "Bench":
         return self

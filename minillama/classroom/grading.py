@@ -217,6 +217,12 @@ class Notebook:
         return [text for text in (given, known, own, *before) if text], source
 
 
+@lru_cache(maxsize=1)
+def add_checks(text: str):
+    """Run a teacher's file of checks, once in a process: it adds them to the exercises."""
+    exec(compile(text, "<your checks>", "exec"), {"__name__": "your_checks"})
+
+
 @lru_cache(maxsize=1000)
 def setup(pristine: tuple[str, ...], names: frozenset[str]) -> str:
     """What the chapter's own cells define of these names: imports, functions, classes, constants; no computing."""

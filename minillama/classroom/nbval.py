@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minillama.classroom import graft
-from minillama.classroom.grading import Grader, Notebook, Task
+from minillama.classroom.grading import Grader, Notebook, Task, add_checks
 from minillama.classroom.pool import Limits, Pool
 from minillama.classroom.release import pristine
 from minillama.classroom.results import Graded
@@ -88,6 +88,7 @@ def _cell(id: str, source: str, printed: str) -> dict[str, Any]:
 def begin():
     """In the kernel: what stands for an answer, and a check that asks a worker and raises as a notebook's does."""
     plan = json.loads(Path("plan.json").read_text())
+    add_checks(plan["release"]["hidden"])
     tasks = {id: Task(**task) for id, task in plan["release"]["tasks"].items()}
     cells, _ = graft.read_cells(Path("submitted.ipynb").read_bytes())
     grader = Grader(plan["nonce"], tasks, Pool(Limits(**plan["limits"])), partial=plan["release"]["partial"])

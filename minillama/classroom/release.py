@@ -26,13 +26,17 @@ RELEASED = "course/released"  # in a class's package: the notebooks as they were
 
 @dataclass(frozen=True)
 class Release:
-    """What was handed out. due: local time as ISO text, or "". tasks: by exercise id. id: of this very release."""
+    """What was handed out. due: local time as ISO text, or "". tasks: by exercise id. id: of this very release.
+
+    hidden: the text of a teacher's own file of checks, which students don't have.
+    """
 
     chapters: tuple[str, ...]
     tasks: dict[str, Task]
     due: str = ""
     partial: bool = True
     id: str = ""
+    hidden: str = ""
 
     def for_students(self) -> dict[str, Any]:
         """What a notebook's metadata say of it."""
@@ -74,7 +78,20 @@ def open_release(place: Path) -> Release:
     if not isinstance(partial, bool):
         raise ValueError(f"{file}: partial = {partial!r}, expected true or false")
     _check_due(due, str(file))
-    return Release(tuple(sorted({id[:2] for id in tasks})), tasks, due, partial, str(content.get("release", "")))
+    hidden = _hidden(file, content["checks"]) if "checks" in content else ""
+    chosen = tuple(sorted({id[:2] for id in tasks}))
+    return Release(chosen, tasks, due, partial, str(content.get("release", "")), hidden)
+
+
+def _hidden(file: Path, name: Any) -> str:
+    """The text of the checks that grading.toml names. Errors: ValueError if it is not there, or no Python."""
+    path = file.parent / str(name)
+    try:
+        text = path.read_text(encoding="utf-8")
+        compile(text, str(path), "exec")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{file}: checks = {name!r}: {error}; expected a Python file beside this one") from error
+    return text
 
 
 def _check_due(due: str, where: str):
@@ -239,6 +256,7 @@ def grading_toml(release: Release) -> str:
 # Change points, due, partial and forbid here if you must, and grade again; students were told what is in their copy.
 # forbid: functions of torch that raise an error in this exercise, such as ["F.rms_norm", "softmax"].
 # partial: true gives a share of the points for each check that passes, false all or none.
+# checks: a Python file beside this one, with checks of your own that students don't have (notebooks/TEACHING.md).
 # The worked answers are in key/.
 
 release = {json.dumps(release.id)}
