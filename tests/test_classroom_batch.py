@@ -278,6 +278,14 @@ def test_what_a_killed_grader_left_in_the_temporary_folder_is_cleared(monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not pool.FORKS, reason="there is a server of workers on Linux only")
+def test_the_server_of_workers_is_not_told_what_is_in_the_environment(monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "of the teacher")
+    with Pool(LIMITS) as made:
+        told = Path(f"/proc/{made.server.pid}/environ").read_bytes()
+    assert b"of the teacher" not in told and b"PATH=" in told
+
+
 def test_copies_and_late_files_are_flagged_and_cost_nothing(tmp_path):
     place = tmp_path / "class"
     place.mkdir()

@@ -19,6 +19,7 @@ from minillama.files import scratch_folder
 
 FORKS = sys.platform == "linux"
 UNCONFINED = "time limits only"
+KEPT = ("PATH", "LD_", "LANG", "LC_", "OPENBLAS_", "MKL_", "OMP_", "MINILLAMA_WORKER_ERRORS")  # no secrets
 CALLS = 3  # so many times the time of one call for all calls of a worker
 
 
@@ -62,7 +63,8 @@ class Pool:
             self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
             command = [sys.executable, "-I", worker.__file__, str(theirs.fileno()), *packages]
-            environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+            environment = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
+            environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
             with theirs:
                 self.server = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
             _message(self.control, "ready")
