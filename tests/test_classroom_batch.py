@@ -1,6 +1,7 @@
 """Grading a class from the command line: complete whatever happens, the same again, and nothing lost."""
 
 import csv
+import ctypes
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from minillama.classroom import batch, graft, pool
+from minillama.classroom import batch, graft, pool, strip
 from minillama.classroom.batch import Bench, Plan, grade_class, nonce_of
 from minillama.classroom.choosing import Work
 from minillama.classroom.grading import Grader, Task, add_checks
@@ -20,6 +21,7 @@ from minillama.classroom.handed_in import File
 from minillama.classroom.pool import Limits, Pool
 from minillama.classroom.release import Release, make_release, open_release, pristine
 from minillama.cli import main
+from minillama.course.answers import Answer, start
 from minillama.course.exercise import exercises_of, find, solution
 from minillama.course.stub import TODO, stub
 from tests.made_up_class import as_bytes, filled, learner, write_class, written
@@ -276,6 +278,37 @@ def test_what_a_killed_grader_left_in_the_temporary_folder_is_cleared(monkeypatc
     with Pool(LIMITS) as made:
         assert not stale.exists() and list(tmp_path.iterdir()) == [made.folder]
     assert list(tmp_path.iterdir()) == []
+
+
+def of_this_system():
+    """What a worker can be held by here, found out without the grader."""
+    libc, there = ctypes.CDLL(None), {"limits"}
+    there |= {"Landlock"} if libc.syscall(444, None, 0, 1) > 0 else set()
+    there |= {"few system calls"} if Path("/proc/sys/kernel/seccomp/actions_avail").exists() else set()
+    for name, flag in (("no network", 0x40000000), ("own processes", 0x20000000), ("own memory", 0x08000000)):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if libc.unshare(flag) == 0 or libc.unshare(0x10000000 | flag) == 0 else 1)
+        there |= {name} if os.waitpid(child, 0)[1] == 0 else set()
+    return there
+
+
+@pytest.mark.skipif(not pool.FORKS, reason="workers are confined on Linux only")
+def test_a_worker_is_held_by_all_that_this_system_has(tmp_path):
+    exercise = find("00.1")
+    strip.tree_for(exercise, 1, tmp_path / "tree")
+    with Pool(LIMITS) as made, made.worker(tmp_path / "tree") as worker:
+        held = worker.held
+        start(
+            worker.send,
+            "import os\n\n\ndef double(x):\n    return os.getpid(), sorted(os.environ), os.getcwd()\n",
+            "double",
+        )
+        pid, environment, folder = Answer(worker.send, name="double")(1)
+    assert {name for name in of_this_system() if name not in held} == set()
+    assert pid == 1 or "own processes" not in held
+    assert environment == ["CUDA_VISIBLE_DEVICES", "HOME", "LC_ALL", "PATH", "TMPDIR"]
+    assert folder.startswith(str(made.folder)) and not Path(folder).exists()
 
 
 @pytest.mark.skipif(not pool.FORKS, reason="there is a server of workers on Linux only")

@@ -149,7 +149,7 @@ def test_a_student_hears_from_check_what_the_grader_says(release, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("grading", [False, True])
+@pytest.mark.parametrize("grading", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_handed_out_notebooks_run_untouched_and_are_red_on_every_check_when_graded(release, tmp_path, grading):
     out, made = release
     environment = os.environ | {"PYTHONPATH": str(out / "students"), "MINILLAMA_FAST": "1"}

@@ -73,6 +73,7 @@ def test_the_worked_edition_gives_what_it_has_stored(chapter, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # in every run test_jupyterlab.py does the same, with Run All in a browser
 @every_chapter
 def test_the_untouched_edition_runs_from_top_to_bottom(chapter, tmp_path):
     assert failed(run(learner(chapter), tmp_path, option="--nbval-lax")) == {}
