@@ -22,7 +22,7 @@ from minillama.course.stub import stub
 from tests.made_up_class import filled, learner
 
 FOLDER = Path(tempfile.gettempdir(), f"minillama-corpus-{os.getpid()}")  # outside of every worker; the tests make it
-SECRET = f"corpus-{os.getpid()}"  # in the grader's environment, under the name MINILLAMA_CORPUS
+SECRET = f"corpus-{os.getpid()}"  # in LC_MINILLAMA_CORPUS; names with LC_ are handed on to the processes of a grader
 NEIGHBOURS = {"00": "00.3", "03": "03.1", "07": "07.1"}  # what is answered right besides, in every notebook
 
 
@@ -541,7 +541,7 @@ CONFINED = [
         """, needs=("Landlock",)),
     attempt("the grader's environment and keys", f"""
         import os
-        if "MINILLAMA_CORPUS" in os.environ:
+        if "LC_MINILLAMA_CORPUS" in os.environ:
             return True
         for pid in ("self", os.getppid(), 1, 2, *range(os.getpid(), os.getpid() + 50)):
             try:

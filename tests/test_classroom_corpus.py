@@ -78,9 +78,9 @@ def outside():
         unnamed.bind(f"\0{SECRET}")
         listening.listen(100)
         unnamed.listen(100)
-        os.environ["MINILLAMA_CORPUS"] = SECRET  # also how processes of this pool are told from others
+        os.environ["LC_MINILLAMA_CORPUS"] = SECRET  # also how processes of this pool are told from others
         yield
-    del os.environ["MINILLAMA_CORPUS"]
+    del os.environ["LC_MINILLAMA_CORPUS"]
     shutil.rmtree(FOLDER)
 
 
@@ -144,7 +144,7 @@ def processes() -> dict[int, str]:
     for place in Path("/proc").iterdir():
         if place.name.isdigit() and int(place.name) != os.getpid():
             try:
-                if f"MINILLAMA_CORPUS={SECRET}".encode() in (place / "environ").read_bytes():
+                if f"LC_MINILLAMA_CORPUS={SECRET}".encode() in (place / "environ").read_bytes():
                     found[int(place.name)] = (place / "stat").read_text().rpartition(")")[2].split()[0]
             except OSError:
                 pass
@@ -292,14 +292,16 @@ def test_the_notebooks_for_nbval_hold_every_answer_once():
         assert case.change or not lines or max(lines, key=len) in text, case.name
 
 
-def test_no_process_is_left_when_a_pool_is_closed(outside):
+@pytest.mark.parametrize("confine", [True, False])
+def test_no_process_of_an_answer_outlives_it_and_none_of_a_pool_its_end(outside, confine):
     before = processes()
-    with Pool(FAST) as pool:
-        case = next(case for case in CASES if case.name.startswith("children and grandchildren"))
-        data, chapter = notebook_of(case)
-        graded(Grader("corpus", {}, pool), data, chapter)
-        number = pool.server.pid
-        assert number in processes()
+    with Pool(FAST, confine=confine) as pool:
+        grader = Grader("corpus", {}, pool)
+        book = notebook_of(next(case for case in CASES if case.name.startswith("children and grandchildren")))
+        graded(grader, *book)
+        templates = processes()
+        graded(grader, *book)
+        assert pool.server.pid in templates and not still_there(templates)
     assert not still_there(before)
 
 

@@ -175,8 +175,6 @@ class _Line:
             if not piece:
                 break
             data += piece
-            if time.monotonic() > self.until:
-                raise TimeoutError
         return bytes(data)
 
 
