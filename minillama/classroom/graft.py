@@ -176,6 +176,7 @@ def _tree(text: str) -> ast.Module | None:
         return None
 
 
+@lru_cache(maxsize=1000)  # an answer's definition is asked for where it is looked at, run, and run again
 def needed_of(text: str, *names: str) -> str:
     """As `needed`, for text that somebody else wrote: "" if it is too deep to be looked at."""
     try:

@@ -43,7 +43,7 @@ def grade(data: bytes, chapter: str, plan: dict[str, Any]) -> tuple[list[Graded]
         (folder / "plan.json").write_text(json.dumps(plan | {"chapter": chapter}))
         (folder / "conftest.py").write_text(CONFTEST)
         (folder / "graded.ipynb").write_text(json.dumps(_notebook(ids)))
-        limit = str(10 * plan["limits"]["call_seconds"] * 10)
+        limit = str(100 * plan["limits"]["call_seconds"])
         command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", f"--nbval-cell-timeout={limit}",
                    "--junitxml=report.xml", "-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull,
                    "--rootdir=.", "graded.ipynb"]  # fmt: skip
